@@ -1,0 +1,65 @@
+"""Which array module an array belongs to, and the only two doors between host and device.
+
+The mathematics in `tinyfcn.ops`, `tinyfcn.models` and `tinyfcn.optim` is written once, with functions that NumPy and
+CuPy share; each function asks `array_module` which of the two its arguments are made of. Arrays cross between host
+and device in `to_host` and `to_device` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray; the two have no common type
+
+
+def array_module(*arrays: Array) -> ModuleType:
+    """Return `numpy` or `cupy`, whichever made the arrays.
+
+    Raises TypeError where an argument is no array, or where arrays of both modules are mixed.
+    """
+    cupy = sys.modules.get("cupy")  # an array of CuPy's can only exist once CuPy has been imported
+    modules = set()
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            modules.add(np)
+        elif cupy is not None and isinstance(array, cupy.ndarray):
+            modules.add(cupy)
+        else:
+            raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}")
+    if len(modules) != 1:
+        raise TypeError("expected arrays of one module, got NumPy and CuPy arrays together; see to_device and to_host")
+    return modules.pop()
+
+
+def to_host(array: Array) -> np.ndarray:
+    """Return the array as a NumPy array: itself on a CPU, a copy where it lives on a GPU."""
+    return array.get() if array_module(array) is not np else array
+
+
+def to_device(array: np.ndarray, xp: ModuleType) -> Array:
+    """Return the array as one of module `xp`: itself for NumPy, a copy on the current GPU for CuPy."""
+    return array if xp is np else xp.asarray(array)
+
+
+def choose_device(device: str = "auto") -> ModuleType:
+    """Return the array module for `device`: "cpu" is NumPy, "gpu" is CuPy, "auto" is CuPy where a GPU answers.
+
+    Raises ValueError for any other name, and RuntimeError where "gpu" is asked for and none answers.
+    """
+    if device not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"device must be auto, cpu or gpu, got {device!r}")
+    if device == "cpu":
+        return np
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()  # raises where there is no driver or no device
+        return cupy
+    except Exception as error:  # ImportError, or any of the CUDA runtime's own errors
+        if device == "gpu":
+            raise RuntimeError(f"no GPU: {error} (CuPy and a CUDA driver are needed; --device cpu runs without)") from error
+        return np

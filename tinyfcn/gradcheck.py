@@ -1,0 +1,180 @@
+r"""Checking a hand-written backward pass against numerical derivatives.
+
+A forward pass f takes several arrays; together they are one long vector t. Pick a random gradient dy at its output: the
+scalar L(t) = <dy, f(t)> then has exactly the gradient that the backward pass returns for dy. For a random unit
+direction v,
+
+    (L(t + h v) - L(t - h v)) / 2 h  =  <gradient, v> + O(h^2)
+
+so two evaluations test all entries of all arguments at once: an error in any one of them shows unless v happens to be
+orthogonal to it. (Testing entry by entry instead would take two evaluations for each entry.)
+
+Where f has a kink between t - h v and t + h v, as max(x, 0) has at 0, the formula is wrong and so is no proof of
+anything. The second difference S(h) = L(t + h v) - 2 L(t) + L(t - h v) tells: halving h divides it by 4 where f is smooth, but
+not where it has a kink, since S then measures the jump of the slope. Such a direction is drawn anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module
+
+ENTRIES = 500  # the most entries of an argument that a failing check looks at one by one
+
+
+class GradientError(AssertionError):
+    """A backward pass does not agree with the numerical derivative."""
+
+
+class GradientCheck(NamedTuple):
+    """What a passed check saw."""
+
+    directions: int  # directions that agreed
+    kinks: int  # directions that were drawn anew because of a kink
+    worst: float  # largest error, relative to the size of the derivative
+
+    def __str__(self) -> str:
+        kinks = f", {self.kinks} drawn anew because of a kink" if self.kinks else ""
+        return f"gradient agrees in {self.directions} directions to {self.worst:.1e} relative{kinks}"
+
+
+def check_gradient(
+    forward: Callable[..., tuple[Array, Any]],
+    backward: Callable[[Array, Any], Any],
+    *arguments: Any,
+    names: Sequence[str] | None = None,
+    directions: int = 8,
+    step: float = 1e-5,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    **options: Any,
+) -> GradientCheck:
+    """Check that `backward` is the derivative of `forward` at `arguments`, and return what was seen.
+
+    `forward(*arguments, **options)` returns (y, cache), and `backward(dy, cache)` returns the gradient of each floating-point
+    argument, in their order (None entries are passed over): the convention of all operations in `tinyfcn.ops`. For
+    example `check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, weight, bias, stride=2)`.
+
+    Floating-point arguments are copied to float64 first; others (labels, None) are passed on as they are. `names` are the
+    arguments' names in messages, by default those of forward's parameters. `step` is the root-mean-square change of
+    an entry between two evaluations, in units of the entries' own root mean square (at least 1); `tolerance` bounds the error,
+    relative to the derivative that a random direction has on average.
+
+    Raises GradientError, which names the argument and its worst entry with both values, where they disagree; also where
+    a gradient has the wrong shape or is not finite, or where every direction meets a kink: then the arguments lie on one.
+    """
+    rng = np.random.default_rng(seed)
+    values = [_as_float64(a) if _is_float(a) else a for a in arguments]
+    slots = [k for k, a in enumerate(values) if _is_float(a)]
+    if not slots:
+        raise ValueError("check_gradient: expected at least one floating-point array among the arguments")
+    labels = dict(zip(slots, _names(forward, arguments, slots, names), strict=True))
+
+    y, cache = forward(*values, **options)
+    xp = array_module(values[slots[0]])
+    dy = xp.asarray(rng.standard_normal(y.shape))
+    before = [values[k].copy() for k in slots]
+    gradients = _gradients(backward(dy, cache), [values[k] for k in slots], list(labels.values()))
+    for k, copy in zip(slots, before, strict=True):
+        if not (values[k] == copy).all():
+            raise GradientError(f"the passes changed their argument {labels[k]}")
+
+    def loss(changes: dict[int, Array]) -> float:
+        moved = [a + changes[k] if k in changes else a for k, a in enumerate(values)]
+        return float((dy * forward(*moved, **options)[0]).sum())
+
+    centre = loss({})
+    size = sum(values[k].size for k in slots)
+    scale = max(1.0, (sum(float((values[k] ** 2).sum()) for k in slots) / max(size, 1)) ** 0.5)
+    h = step * scale * size**0.5
+    typical = (sum(float((g**2).sum()) for g in gradients) / max(size, 1)) ** 0.5  # of <gradient, v> over unit directions v
+    floor = 1e-14 * (abs(centre) + float(abs(dy * y).sum())) / max(h, 1e-300)  # what rounding alone can do
+
+    def compare(direction: dict[int, Array], analytic: float, h: float) -> tuple[float, float, bool, float]:
+        """(error, numerical derivative, whether the two agree, evidence of a kink)."""
+        plus, minus, half_plus, half_minus = (
+            loss({k: f * h * v for k, v in direction.items()}) for f in (1.0, -1.0, 0.5, -0.5)
+        )
+        numeric = (plus - minus) / (2 * h)
+        error = abs(numeric - analytic)
+        limit = tolerance * (typical + abs(numeric)) + floor
+        second, second_half = plus - 2 * centre + minus, half_plus - 2 * centre + half_minus
+        return error, numeric, bool(error <= limit), abs(second - 4 * second_half) / h / max(limit, 1e-300)
+
+    passed, kinks, worst = 0, 0, 0.0
+    while passed < directions:
+        direction = {k: xp.asarray(rng.standard_normal(values[k].shape)) for k in slots}
+        norm = sum(float((v**2).sum()) for v in direction.values()) ** 0.5
+        direction = {k: v / max(norm, 1e-300) for k, v in direction.items()}
+        analytic = sum(float((g * direction[k]).sum()) for k, g in zip(slots, gradients, strict=True))
+        error, numeric, agrees, kink = compare(direction, analytic, h)
+        if agrees:
+            passed += 1
+            worst = max(worst, error / max(typical + abs(numeric), 1e-300))
+        elif kink > 1:
+            kinks += 1
+            if kinks > 4 * directions:
+                raise GradientError(
+                    f"every direction meets a kink ({kinks} tried): the function has no derivative at these arguments, "
+                    "or they lie closer to a kink than the step; move them away from ties and zeros"
+                )
+        else:
+            raise GradientError(_worst_entry(compare, values, slots, gradients, labels, h / size**0.5, rng, numeric, analytic))
+    return GradientCheck(passed, kinks, worst)
+
+
+def _worst_entry(compare, values, slots, gradients, labels, h, rng, numeric, analytic) -> str:
+    """Look at single entries for the one that is most wrong, and describe it."""
+    worst = (0.0, "no single entry stands out among those looked at")
+    for k, gradient in zip(slots, gradients, strict=True):
+        entries = np.arange(gradient.size)
+        if gradient.size > ENTRIES:
+            entries = rng.choice(entries, ENTRIES, replace=False)
+        for entry in entries:
+            place = tuple(int(i) for i in np.unravel_index(entry, gradient.shape))
+            direction = array_module(gradient).zeros_like(gradient)
+            direction[place] = 1
+            error, difference, agrees, kink = compare({k: direction}, float(gradient[place]), h)
+            if error > worst[0] and not agrees and kink <= 1:
+                looked = f" (of {ENTRIES} entries looked at)" if gradient.size > ENTRIES else ""
+                worst = error, (
+                    f"worst entry: {labels[k]}[{', '.join(map(str, place))}]{looked}, "
+                    f"backward {float(gradient[place]):.9g}, numerical {difference:.9g}"
+                )
+    return f"backward disagrees with the numerical derivative: {worst[1]} (along a random direction: {analytic:.9g}, {numeric:.9g})"
+
+
+def _is_float(argument: Any) -> bool:
+    return hasattr(argument, "dtype") and argument.dtype.kind == "f"
+
+
+def _as_float64(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _names(forward, arguments, slots, names) -> list[str]:
+    if names is not None:
+        if len(names) != len(arguments):
+            raise ValueError(f"check_gradient: {len(names)} names for {len(arguments)} arguments")
+        return [names[k] for k in slots]
+    parameters = list(inspect.signature(forward).parameters.values())
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [named[k] if k < len(named) else f"argument {k}" for k in slots]
+
+
+def _gradients(returned: Any, arguments: list[Array], names: list[str]) -> list[Array]:
+    """The gradients that a backward pass returned, checked for number, shape and finiteness."""
+    found = [g for g in (returned if isinstance(returned, (tuple, list)) else (returned,)) if g is not None]
+    if len(found) != len(arguments):
+        raise GradientError(f"backward returned {len(found)} gradients for {len(arguments)} arguments ({', '.join(names)})")
+    for name, gradient, argument in zip(names, found, arguments, strict=True):
+        if gradient.shape != argument.shape:
+            raise GradientError(f"gradient of {name} has shape {gradient.shape}, {name} has {argument.shape}")
+        if not array_module(gradient).isfinite(gradient).all():
+            raise GradientError(f"gradient of {name} is not finite")
+    return found

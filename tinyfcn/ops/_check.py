@@ -1,0 +1,45 @@
+"""Checks of arguments that several operations share. Each error names the operation, the value and what it expected."""
+
+from __future__ import annotations
+
+from operator import index
+from types import ModuleType
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module
+
+
+def arrays(op: str, **named: Array) -> ModuleType:
+    """Check that all are float32, or all float64, arrays of one module, and return that module."""
+    try:
+        xp = array_module(*named.values())
+    except TypeError as error:
+        raise TypeError(f"{op}: {' and '.join(named)}: {error}") from None
+    dtypes = {name: array.dtype for name, array in named.items()}
+    if len(set(dtypes.values())) != 1 or next(iter(dtypes.values())) not in (np.float32, np.float64):
+        found = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{op}: expected arrays that are all float32 or all float64, but {found}")
+    return xp
+
+
+def ndim(op: str, name: str, array: Array, axes: str) -> None:
+    """Check that an array has the axes that a string such as "N, C, H, W" names."""
+    if array.ndim != axes.count(",") + 1:
+        raise ValueError(f"{op}: {name} must have axes ({axes}), got shape {array.shape}")
+
+
+def shape(op: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{op}: {name} must have shape {expected}, got {array.shape}")
+
+
+def pair(op: str, name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
+    """Return an int, or a pair of ints (vertical, horizontal), as a pair, each at least `minimum`."""
+    try:
+        numbers = tuple(index(v) for v in value) if isinstance(value, (tuple, list)) else (index(value),) * 2
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int or a pair of ints, got {value!r}") from None
+    if len(numbers) != 2 or min(numbers) < minimum:
+        raise ValueError(f"{op}: {name} must be an int or a pair of ints of at least {minimum}, got {value!r}")
+    return numbers

@@ -1,0 +1,53 @@
+"""ReLU and dropout, forward and backward: the two operations that work entry by entry."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyfcn.backend import Array
+from tinyfcn.ops import _check
+
+
+def relu_forward(x: Array) -> tuple[Array, Array]:
+    """y = max(x, 0), of any shape. The cache is y itself, which the next layer keeps anyway."""
+    xp = _check.arrays("relu", x=x)
+    y = xp.maximum(x, 0)
+    return y, y
+
+
+def relu_backward(dy: Array, cache: Array) -> Array:
+    """dx = dy where x > 0, else 0: y = x has slope 1 there, y = 0 slope 0. At x = 0, where there is none, 0 is taken.
+
+    Raises ValueError where dy has not y's shape.
+    """
+    _check.arrays("relu_backward", dy=dy, y=cache)
+    _check.shape("relu_backward", "dy", dy, cache.shape)
+    return dy * (cache > 0)
+
+
+def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
+    """Set each entry of x to 0 with probability `rate`, and divide the others by 1 - rate ("inverted" dropout).
+
+    The division keeps the expectation, E[y] = x, so that nothing is to be done at test time (Srivastava et al., 2014).
+    `rng` is a generator of x's module, `numpy.random.default_rng(seed)` or CuPy's. It draws float32 numbers for both
+    dtypes, so that a seed drops the same entries in both. The cache is the mask, one byte an entry, and the factor.
+
+    Raises ValueError for a rate outside [0, 1).
+    """
+    _check.arrays("dropout", x=x)
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
+    kept = rng.random(x.shape, dtype=np.float32) >= rate
+    scale = x.dtype.type(1 / (1 - rate))
+    return x * kept * scale, (kept, scale)
+
+
+def dropout_backward(dy: Array, cache: tuple) -> Array:
+    """dx = dy / (1 - rate) where x was kept, else 0: y is x times a constant, entry by entry.
+
+    Raises ValueError where dy has not y's shape.
+    """
+    kept, scale = cache
+    _check.arrays("dropout_backward", dy=dy)
+    _check.shape("dropout_backward", "dy", dy, kept.shape)
+    return dy * kept * scale

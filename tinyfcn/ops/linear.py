@@ -1,0 +1,36 @@
+"""Linear (fully connected) layer, forward and backward: the end of a classifier, before it becomes convolutional."""
+
+from __future__ import annotations
+
+from tinyfcn.backend import Array
+from tinyfcn.ops import _check
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple]:
+    """y = x W^T + b for x (N, D_in), weight (D_out, D_in) and bias (D_out,): y (N, D_out). The cache refers to x and weight.
+
+    Raises TypeError for dtypes other than all float32 or all float64, ValueError for shapes that do not fit.
+    """
+    op = "linear"
+    _check.arrays(op, **({"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})))
+    _check.ndim(op, "x", x, "N, D_in")
+    _check.ndim(op, "weight", weight, "D_out, D_in")
+    if x.shape[1] != weight.shape[1]:
+        raise ValueError(f"{op}: x has {x.shape[1]} features, weight expects {weight.shape[1]}")
+    y = x @ weight.T
+    if bias is not None:
+        _check.shape(op, "bias", bias, (len(weight),))
+        y += bias
+    return y, (x, weight, bias is not None)
+
+
+def linear_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None]:
+    """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
+
+    y[n, o] = sum_d x[n, d] W[o, d] + b[o], so dx = dy W, dW = dy^T x, and db sums dy over the batch.
+    Raises ValueError where dy has not y's shape.
+    """
+    x, weight, has_bias = cache
+    _check.arrays("linear_backward", dy=dy, x=x)
+    _check.shape("linear_backward", "dy", dy, (len(x), len(weight)))
+    return dy @ weight, dy.T @ x, dy.sum(axis=0) if has_bias else None

@@ -1,0 +1,141 @@
+r"""Upsampling: transposed convolution in general, and the bilinear one that FCN starts from.
+
+A convolution is linear in x: y = A x for a sparse matrix A made of the kernel. A transposed convolution multiplies by
+A^T instead, so it is the convolution's input gradient, run as a forward pass: input pixel (r, c) spreads the kernel,
+weighted by its value, over the outputs from (r s - p, c s - p) on (FCN paper, section 3.3: "backwards convolution").
+
+    y[n, o, r s + i - p, c s + j - p] += x[n, k, r, c] w[k, o, i, j]    for all n, k, o, r, c, i, j
+
+Nothing new is needed for the backward pass either. With y = A^T x:
+
+    dx = A dy                        a convolution of dy with the same kernel
+    dw = the weight gradient of that convolution, with x in the place of its output gradient and dy of its input
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module
+from tinyfcn.ops import _check
+from tinyfcn.ops.conv import (
+    correlate,
+    correlate_input_gradient,
+    correlate_weight_gradient,
+    window_geometry,
+)
+
+
+def conv_transpose2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    output_padding: int | tuple[int, int] = 0,
+) -> tuple[Array, tuple]:
+    """Transposed convolution of x (N, C_in, H, W) with weight (C_in, C_out, k_h, k_w), plus bias (C_out,).
+
+    Returns y (N, C_out, H_out, W_out) with H_out = (H - 1) s - 2 p + k_h + output_padding, likewise W_out, and a cache
+    of references to x and weight. Output padding (less than the stride) adds rows and columns at the bottom and right
+    that only the bias may reach: it chooses among the sizes that a convolution of stride s takes to H.
+
+    Arrays are all float32 or all float64 and of one module. Raises TypeError for other dtypes or mixed modules, and
+    ValueError for shapes that do not fit, or an output without pixels.
+    """
+    op = "conv_transpose2d"
+    named = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
+    _check.arrays(op, **named)
+    _check.ndim(op, "x", x, "N, C_in, H, W")
+    _check.ndim(op, "weight", weight, "C_in, C_out, k_h, k_w")
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {weight.shape[0]}")
+    if bias is not None:
+        _check.shape(op, "bias", bias, (weight.shape[1],))
+    geometry = window_geometry(op, weight, stride, padding, 1)
+    extra = _check.pair(op, "output_padding", output_padding, 0)
+    if any(e >= s for e, s in zip(extra, geometry.stride, strict=True)):
+        raise ValueError(f"{op}: output_padding {extra} must be less than stride {geometry.stride}")
+    height, width = (
+        (x.shape[2 + a] - 1) * geometry.stride[a] - 2 * geometry.padding[a] + geometry.span(a) + extra[a] for a in (0, 1)
+    )
+    if min(*x.shape[2:], *weight.shape[2:], height, width) < 1:
+        raise ValueError(
+            f"{op}: x of {x.shape[2:]} with kernel {geometry.kernel}, stride {geometry.stride} and "
+            f"padding {geometry.padding} gives an output of ({height}, {width}), which has no pixels"
+        )
+    y = correlate_input_gradient(x, weight, geometry, (len(x), weight.shape[1], height, width))
+    if bias is not None:
+        y += bias[:, None, None]
+    return y, (x, weight, bias is not None, geometry, y.shape)
+
+
+def conv_transpose2d_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None]:
+    """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
+
+    The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
+    """
+    x, weight, has_bias, geometry, y_shape = cache
+    xp = _check.arrays("conv_transpose2d_backward", dy=dy, x=x)
+    _check.shape("conv_transpose2d_backward", "dy", dy, y_shape)
+    dx = xp.empty(x.shape, x.dtype)
+    correlate(dy, weight, geometry, dx)
+    dweight = correlate_weight_gradient(x, dy, geometry, weight.shape)
+    return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
+
+
+def bilinear_filter(kernel_size: int) -> np.ndarray:
+    """The triangle (k,) that interpolates linearly when spread at stride s, for k = 2 s (or 2 s - 1).
+
+    f[i] = 1 - |i - centre| / s with s = ceil(k / 2) and the centre at (k - 1) / 2: the tap's distance from the kernel's
+    centre, in input pixels. At stride s every output is covered by two taps (one, on an input's own place, for odd k),
+    which sum to 1.
+    """
+    (kernel_size, _) = _check.pair("bilinear_filter", "kernel_size", kernel_size, 1)
+    stride = (kernel_size + 1) // 2
+    return 1 - np.abs(np.arange(kernel_size) - (kernel_size - 1) / 2) / stride
+
+
+def bilinear_weight(channels: int, kernel_size: int, dtype=np.float32, xp: ModuleType = np) -> Array:
+    """Weight (channels, channels, k, k) with which a transposed convolution upsamples bilinearly, class to class.
+
+    The diagonal holds the outer product of `bilinear_filter` with itself, everything else is zero.
+    """
+    (channels, _) = _check.pair("bilinear_weight", "channels", channels, 1)
+    line = bilinear_filter(kernel_size)
+    weight = np.zeros((channels, channels, kernel_size, kernel_size), dtype)
+    weight[range(channels), range(channels)] = np.outer(line, line)
+    return xp.asarray(weight)
+
+
+def upsample_bilinear_forward(x: Array, kernel_size: int, stride: int) -> tuple[Array, tuple]:
+    """`conv_transpose2d_forward` of x (N, C, H, W) with `bilinear_weight(C, kernel_size)`, much cheaper.
+
+    A bilinear kernel is the product of a vertical and a horizontal triangle, and leaves each channel to itself, so
+    for every channel y = U_h x U_w^T, where column r of U_h ((H_out, H)) holds the triangle, starting at row r s.
+
+    Returns y (N, C, (H - 1) s + k, (W - 1) s + k), and a cache that holds the two matrices.
+    """
+    op = "upsample_bilinear"
+    xp = _check.arrays(op, x=x)
+    _check.ndim(op, "x", x, "N, C, H, W")
+    (stride, _) = _check.pair(op, "stride", stride, 1)
+    up_h, up_w = (_spread(xp, size, kernel_size, stride, x.dtype) for size in x.shape[2:])
+    return up_h @ x @ up_w.T, (up_h, up_w)
+
+
+def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
+    """Return dx = U_h^T dy U_w: the transposes of the two maps of the forward pass."""
+    up_h, up_w = cache
+    array_module(dy, up_h)
+    return up_h.T @ dy @ up_w
+
+
+def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:
+    matrix = np.zeros(((size - 1) * stride + kernel_size, size), dtype)
+    for r in range(size):
+        matrix[r * stride : r * stride + kernel_size, r] = bilinear_filter(kernel_size)
+    return xp.asarray(matrix)
