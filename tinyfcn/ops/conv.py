@@ -96,15 +96,16 @@ def conv2d_forward(
     return y, (x, weight, bias is not None, geometry)
 
 
-def conv2d_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None]:
+def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
+    `need_dx=False` leaves out dx (None), a third of the work: nobody asks for the gradient at the first layer's image.
     The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
     """
     x, weight, has_bias, geometry = cache
     _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
-    dx = correlate_input_gradient(dy, weight, geometry, x.shape)
+    dx = correlate_input_gradient(dy, weight, geometry, x.shape) if need_dx else None
     dweight = correlate_weight_gradient(dy, x, geometry, weight.shape)
     return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
 

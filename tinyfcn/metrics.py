@@ -1,0 +1,84 @@
+r"""The paper's four scores (section 5), from one confusion matrix over a whole set of images.
+
+With n[i, j] the pixels of class i predicted as class j, t[i] = sum_j n[i, j] the pixels of class i, over classes with t[i] > 0:
+
+    pixel accuracy          sum_i n[i, i] / sum_i t[i]
+    mean accuracy           mean_i n[i, i] / t[i]
+    mean IU                 mean_i n[i, i] / (t[i] + sum_j n[j, i] - n[i, i])
+    frequency-weighted IU   sum_i t[i] IU[i] / sum_i t[i]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module, to_host
+
+
+class ConfusionMatrix:
+    """Counts pixels by true and predicted class, and computes the scores from the counts.
+
+    `counts[i, j]` are the pixels of class i that were predicted as class j. Classes that no label has are left out of
+    the means: their IU and accuracy are NaN in `iou` and `accuracy`. Without any pixel, all scores are NaN.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, labels: Array, predictions: Array) -> None:
+        """Count integer arrays of the same shape, host or device; pixels labelled `ignore_index` do not count.
+
+        Raises ValueError where shapes differ or a value is not a class.
+        """
+        xp = array_module(labels, predictions)
+        if labels.shape != predictions.shape:
+            raise ValueError(f"labels of shape {labels.shape} do not fit predictions of shape {predictions.shape}")
+        counted = labels != self.ignore_index
+        truth, guess = labels[counted].astype(np.int64), predictions[counted].astype(np.int64)
+        for name, values in (("label", truth), ("prediction", guess)):
+            outside = values[(values < 0) | (values >= self.num_classes)]
+            if outside.size:
+                raise ValueError(f"{name} {int(outside[0])} is not among the {self.num_classes} classes")
+        counts = xp.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
+        self.counts += to_host(counts).reshape(self.counts.shape)
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return _ratio(np.diag(self.counts).sum(), self.counts.sum())
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Share of each class's pixels that were found, (num_classes,); NaN for classes without pixels."""
+        return _share(np.diag(self.counts), self.counts.sum(axis=1), self._present)
+
+    @property
+    def iou(self) -> np.ndarray:
+        """Intersection over union of each class, (num_classes,); NaN for classes without pixels."""
+        correct = np.diag(self.counts)
+        return _share(correct, self.counts.sum(axis=1) + self.counts.sum(axis=0) - correct, self._present)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return float(np.mean(self.accuracy[self._present])) if self._present.any() else float("nan")
+
+    @property
+    def mean_iou(self) -> float:
+        return float(np.mean(self.iou[self._present])) if self._present.any() else float("nan")
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        pixels = self.counts.sum(axis=1)
+        return _ratio((pixels * np.nan_to_num(self.iou)).sum(), pixels.sum())
+
+    @property
+    def _present(self) -> np.ndarray:
+        return self.counts.sum(axis=1) > 0
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _share(part: np.ndarray, whole: np.ndarray, present: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=present)

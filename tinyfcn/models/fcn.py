@@ -1,0 +1,310 @@
+"""FCN-32s, FCN-16s, FCN-8s, and FCN-8s trained at once (Long, Shelhamer and Darrell, 2015, section 4 and figure 3).
+
+The trunk is VGG16 with its fully connected layers turned into convolutions: fc6 is 7x7, fc7 and the scores are 1x1. Its
+scores lie 32 pixels apart. The skip architecture refines them in seven steps:
+
+    (1) score conv7, upsample x2        (4) upsample x2
+    (2) score pool4                     (5) score pool3
+    (3) add                             (6) add
+                                        (7) upsample x8, crop to the image
+
+FCN-32s upsamples (1) by 32 at once, FCN-16s stops after (3) and upsamples by 16. Scores are added where they see the same
+place of the image, which takes a crop; by how much follows from `tinyfcn.models.alignment`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyfcn import ops
+from tinyfcn.backend import Array, array_module
+from tinyfcn.models.alignment import IMAGE
+from tinyfcn.models.network import Network
+from tinyfcn.models.vgg import (
+    BLOCKS,
+    FC6_SIZE,
+    FULLY_CONNECTED,
+    scaled,
+    trunk_backward,
+    trunk_forward,
+    trunk_grids,
+    trunk_shapes,
+)
+
+# Padding of conv1_1 and of fc6. "paper": 100 pixels on every side, so that fc6, which shrinks its map by 6, has
+# something to work on for any image. "same": every convolution keeps its map's size, at a fraction of the arithmetic.
+PADDINGS = {"paper": (100, 0), "same": (1, FC6_SIZE // 2)}
+LEARN_UPSAMPLING = ("none", "skip", "all")
+
+
+class FCN(Network):
+    """What the FCNs share. Use one of the subclasses.
+
+    num_classes       C, with the background
+    width             scales every hidden channel count; 1.0 is the paper's
+    padding           "paper" or "same", see PADDINGS; the same weights serve both
+    dropout           rate after fc6 and fc7, entry by entry, while training
+    learn_upsampling  "none" fixes all upsampling to bilinear (the authors' published files); "skip" learns the x2 layers and
+                      fixes the last (the paper's text); "all" learns the last one too
+    freeze_trunk      leave conv1_1 to fc7 as they are and learn the score layers alone (the paper's 32s-fixed)
+
+    Upsampling layers that are fixed are no parameters. Those that are learned have weights (C, C, k, k) that start
+    as the bilinear ones.
+    """
+
+    upsamplings: dict[str, int]  # name -> stride of the upsampling layers, in order; the kernel is twice the stride
+    skips: dict[str, int] = {}  # name of a skip's score layer -> number of the pooling layer that it scores
+    scales: dict[str, float] = {}  # ... -> constant that the pooling layer's output is multiplied with
+
+    def __init__(
+        self,
+        num_classes: int = 21,
+        width: float = 1.0,
+        padding: str = "paper",
+        *,
+        dropout: float = 0.5,
+        learn_upsampling: str = "none",
+        freeze_trunk: bool = False,
+        seed: int = 0,
+        dtype: Any = np.float32,
+        xp: ModuleType = np,
+    ) -> None:
+        name = type(self).__name__
+        if num_classes < 1:
+            raise ValueError(f"{name}: num_classes must be at least 1, got {num_classes}")
+        if not width > 0:
+            raise ValueError(f"{name}: width must be more than 0, got {width}")
+        if padding not in PADDINGS:
+            raise ValueError(f"{name}: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
+        if learn_upsampling not in LEARN_UPSAMPLING:
+            raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
+        self.num_classes, self.width, self.padding, self.rate = num_classes, width, padding, dropout
+        self.learn_upsampling = learn_upsampling
+        self.first_padding, self.fc6_padding = PADDINGS[padding]
+        self.offsets = self._crop_offsets()
+
+        hidden = scaled(FULLY_CONNECTED, width)
+        shapes = trunk_shapes(width) | {
+            "fc6.weight": (hidden, scaled(BLOCKS[-1][0], width), FC6_SIZE, FC6_SIZE),
+            "fc6.bias": (hidden,),
+            "fc7.weight": (hidden, hidden, 1, 1),
+            "fc7.bias": (hidden,),
+        }
+        self.frozen = frozenset(shapes) if freeze_trunk else frozenset()
+        scored = {"score_fr": hidden} | {skip: scaled(BLOCKS[pool - 1][0], width) for skip, pool in self.skips.items()}
+        for score, channels in scored.items():
+            shapes |= {f"{score}.weight": (num_classes, channels, 1, 1), f"{score}.bias": (num_classes,)}
+        super().__init__(shapes, seed=seed, dtype=dtype, xp=xp)
+        layers = list(self.upsamplings)
+        for layer in {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]:
+            self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, 2 * self.upsamplings[layer], self.dtype, xp)
+
+    def _crop_offsets(self) -> dict[str, int]:
+        """By how much to crop each skip's scores, and in the end the upsampled ones ("score"), so that they align.
+
+        Where an offset is negative, the upsampled scores begin first, and are the ones to crop, by as much.
+        """
+        pools = trunk_grids(self.first_padding)
+        grid = pools[-1].window(FC6_SIZE, padding=self.fc6_padding)  # of conv7 and its scores
+        offsets = {}
+        skips = iter(self.skips.items())
+        for stride in self.upsamplings.values():
+            grid = grid.upsample(2 * stride, stride)
+            for skip, pool in skips:
+                offsets[skip] = pools[pool - 1].offset_to(grid)
+                grid = grid if offsets[skip] >= 0 else pools[pool - 1]
+                break
+        return offsets | {"score": grid.offset_to(IMAGE)}
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        """Scores (N, num_classes, H, W) of images x (N, 3, H, W), of any height and width.
+
+        `training` turns dropout on and keeps what `backward` needs. Raises ValueError for x that are no images, and
+        TypeError for a dtype other than the parameters'.
+        """
+        raise NotImplementedError
+
+    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
+        """Fill `grads` from dscores (N, num_classes, H, W), the gradient at the scores of the last forward pass.
+
+        Returns the gradient at the images if `need_dx`. Raises RuntimeError without a forward pass in training.
+        """
+        raise NotImplementedError
+
+    def predict(self, x: Array) -> Array:
+        """The class with the largest score at every pixel, (N, H, W) uint8."""
+        return self.forward(x).argmax(axis=1).astype(np.uint8)
+
+    def description(self) -> dict[str, Any]:
+        return super().description() | {
+            "num_classes": self.num_classes,
+            "width": self.width,
+            "padding": self.padding,
+            "learn_upsampling": self.learn_upsampling,
+        }
+
+    # The trunk, from the image to conv7
+
+    def _trunk(self, x: Array, training: bool) -> tuple[Array, Array, Array]:
+        """Run conv1_1 to conv7; returns (pool3, pool4, conv7)."""
+        self._start(x, training)
+        self._image_size = x.shape[2:]
+        kept = self._caches
+        if self.frozen:
+            self._caches = None  # no gradient goes below the scores: nothing to keep
+        _, _, pool3, pool4, pool5 = trunk_forward(self, x, self.first_padding)
+        conv6 = self.relu("relu6", self.conv("fc6", pool5, padding=self.fc6_padding))
+        conv7 = self.relu("relu7", self.conv("fc7", self.dropout("drop6", conv6, self.rate)))
+        conv7 = self.dropout("drop7", conv7, self.rate)
+        self._caches = kept
+        return pool3, pool4, conv7
+
+    def _trunk_backward(self, dconv7: Array, dpools: dict[int, Array], need_dx: bool) -> Array | None:
+        """Run conv7 up to conv1_1, from the gradients that reach conv7 and the pooling layers."""
+        if self.frozen:
+            return None
+        dconv6 = self.conv_backward("fc7", self.relu_backward("relu7", self.dropout_backward("drop7", dconv7)))
+        dpool5 = self.conv_backward("fc6", self.relu_backward("relu6", self.dropout_backward("drop6", dconv6)))
+        return trunk_backward(self, dpools | {5: dpool5}, need_dx)
+
+    # The pieces of the seven steps
+
+    def _score(self, name: str, pool: Array) -> Array:
+        scale = self.scales.get(name, 1.0)
+        return self.conv(name, pool if scale == 1.0 else pool * self.dtype.type(scale))
+
+    def _score_backward(self, name: str, dscore: Array) -> Array:
+        dpool = self.conv_backward(name, dscore, need_dx=not self.frozen)
+        scale = self.scales.get(name, 1.0)
+        return dpool if scale == 1.0 or self.frozen else dpool * self.dtype.type(scale)
+
+    def _upsample(self, name: str, x: Array) -> Array:
+        stride = self.upsamplings[name]
+        if f"{name}.weight" in self.params:
+            return self._apply(name, ops.conv_transpose2d_forward, x, self.params[f"{name}.weight"], stride=stride)
+        return self._apply(name, ops.upsample_bilinear_forward, x, 2 * stride, stride)
+
+    def _upsample_backward(self, name: str, dy: Array) -> Array:
+        if f"{name}.weight" in self.params:
+            dx, self.grads[f"{name}.weight"], _ = ops.conv_transpose2d_backward(dy, self._cache(name))
+            return dx
+        return ops.upsample_bilinear_backward(dy, self._cache(name))
+
+    def _add(self, name: str, skip: Array, up: Array) -> Array:
+        """Add a skip's scores to the upsampled ones on the part of the image that both cover."""
+        offset = self.offsets[name]
+        return self._apply(f"{name}.add", _cropped_sum, skip, up, offset)
+
+    def _add_backward(self, name: str, dy: Array) -> tuple[Array, Array]:
+        """Addition hands the gradient to both; what was cropped away gets none."""
+        skip_crop, skip_shape, up_crop, up_shape = self._cache(f"{name}.add")
+        return _uncrop(dy, skip_crop, skip_shape), _uncrop(dy, up_crop, up_shape)
+
+    def _crop(self, x: Array) -> Array:
+        """Crop the upsampled scores to the image."""
+        height, width = self._image_size
+        offset = self.offsets["score"]
+        crop = _window(offset, height, width)
+        return self._apply("crop", lambda: (self.xp.ascontiguousarray(x[crop]), (crop, x.shape)))
+
+    def _crop_backward(self, dy: Array) -> Array:
+        return _uncrop(dy, *self._cache("crop"))
+
+
+def _window(offset: int, height: int, width: int) -> tuple:
+    return (..., slice(offset, offset + height), slice(offset, offset + width))
+
+
+def _cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple]:
+    if offset >= 0:  # skip[offset] lies where up[0] does
+        skip_crop, up_crop = _window(offset, *up.shape[2:]), ...
+    else:
+        skip_crop, up_crop = ..., _window(-offset, *skip.shape[2:])
+    return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
+
+
+def _uncrop(dy: Array, crop: Any, shape: tuple[int, ...]) -> Array:
+    """The gradient of x for dy at x[crop]: dy there, zero elsewhere."""
+    dx = array_module(dy).zeros(shape, dy.dtype)
+    dx[crop] = dy
+    return dx
+
+
+class FCN32s(FCN):
+    """Scores of conv7, upsampled 32 times."""
+
+    upsamplings = {"upscore32": 32}
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        _, _, conv7 = self._trunk(x, training)
+        score = self.conv("score_fr", conv7)
+        return self._crop(self._upsample("upscore32", score))
+
+    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
+        self._start_backward()
+        dscore = self._upsample_backward("upscore32", self._crop_backward(dscores))
+        dconv7 = self._score_backward("score_fr", dscore)
+        return self._trunk_backward(dconv7, {}, need_dx)
+
+
+class FCN16s(FCN):
+    """Scores of conv7 and of pool4, upsampled 16 times."""
+
+    upsamplings = {"upscore2": 2, "upscore16": 16}
+    skips = {"score_pool4": 4}
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        _, pool4, conv7 = self._trunk(x, training)
+        up = self._upsample("upscore2", self.conv("score_fr", conv7))  # (1)
+        skip = self._score("score_pool4", pool4)  # (2)
+        fused = self._add("score_pool4", skip, up)  # (3)
+        return self._crop(self._upsample("upscore16", fused))
+
+    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
+        self._start_backward()
+        dfused = self._upsample_backward("upscore16", self._crop_backward(dscores))
+        dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
+        dpool4 = self._score_backward("score_pool4", dskip)  # (2)
+        dconv7 = self._score_backward("score_fr", self._upsample_backward("upscore2", dup))  # (1)
+        return self._trunk_backward(dconv7, {4: dpool4}, need_dx)
+
+
+class FCN8s(FCN):
+    """Scores of conv7, of pool4 and of pool3, upsampled 8 times."""
+
+    upsamplings = {"upscore2": 2, "upscore_pool4": 2, "upscore8": 8}
+    skips = {"score_pool4": 4, "score_pool3": 3}
+
+    def forward(self, x: Array, training: bool = False) -> Array:
+        pool3, pool4, conv7 = self._trunk(x, training)
+        up = self._upsample("upscore2", self.conv("score_fr", conv7))  # (1)
+        skip = self._score("score_pool4", pool4)  # (2)
+        fused = self._add("score_pool4", skip, up)  # (3)
+        up = self._upsample("upscore_pool4", fused)  # (4)
+        skip = self._score("score_pool3", pool3)  # (5)
+        fused = self._add("score_pool3", skip, up)  # (6)
+        return self._crop(self._upsample("upscore8", fused))  # (7)
+
+    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
+        self._start_backward()
+        dfused = self._upsample_backward("upscore8", self._crop_backward(dscores))  # (7)
+        dskip, dup = self._add_backward("score_pool3", dfused)  # (6)
+        dpool3 = self._score_backward("score_pool3", dskip)  # (5)
+        dfused = self._upsample_backward("upscore_pool4", dup)  # (4)
+        dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
+        dpool4 = self._score_backward("score_pool4", dskip)  # (2)
+        dconv7 = self._score_backward("score_fr", self._upsample_backward("upscore2", dup))  # (1)
+        return self._trunk_backward(dconv7, {4: dpool4, 3: dpool3}, need_dx)
+
+
+class FCN8sAtOnce(FCN8s):
+    """FCN-8s trained in one go from VGG16, all three streams together.
+
+    VGG16's activations grow towards the image, so each skip is scaled down before it is scored, by the constants of the
+    authors' published network; else the shallow streams' large gradients would swamp the deep one's.
+    """
+
+    scales = {"score_pool4": 0.01, "score_pool3": 0.0001}

@@ -1,0 +1,136 @@
+"""What every network shares: parameters, the layers that carry them, and reading and writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyfcn import ops, weights
+from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.errors import InputError
+
+
+class Network:
+    """Parameters by name, and layers that remember in the forward pass what the backward pass needs.
+
+    `params` and `grads` map names such as `conv1_1.weight` to arrays. A layer `name` uses `name.weight` and `name.bias`.
+    A subclass writes `forward` down the page with the layers below, and `backward` up the page with their
+    `_backward` twins, each of which frees what its layer has kept.
+    """
+
+    params: dict[str, Array]
+    grads: dict[str, Array]
+    frozen: frozenset[str] = frozenset()  # names of parameters that get no gradient and stay as they are
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
+        """Make the parameters: He initialisation, but zeros for biases and for score layers (He et al., 2015).
+
+        Each weight is drawn from N(0, 2 / fan_in), which keeps the scale of activations through layers of ReLUs.
+        """
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self.rng = xp.random.default_rng(seed)  # for dropout
+        self.grads = {}
+        self._caches: dict[str, Any] | None = None
+        rng = np.random.default_rng(seed)
+        self.params = {}
+        for name, shape in shapes.items():
+            if name.endswith(".bias") or name.startswith("score"):
+                value = np.zeros(shape, self.dtype)
+            else:
+                value = rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+            self.params[name] = to_device(value.astype(self.dtype, copy=False), xp)
+
+    # Layers
+
+    def _start(self, x: Array, training: bool) -> None:
+        """Begin a forward pass on images x (N, 3, H, W), forgetting what the last one kept."""
+        if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 1:
+            raise ValueError(f"{type(self).__name__}: x must be images (N, 3, H, W), got shape {x.shape}")
+        if x.dtype != self.dtype:
+            raise TypeError(f"{type(self).__name__}: x is {x.dtype}, the parameters are {self.dtype}")
+        self.grads = {}
+        self._caches = {} if training else None
+
+    def _start_backward(self) -> None:
+        if not self._caches:
+            raise RuntimeError("backward needs a forward pass with training=True before it (and only one of each)")
+
+    def _apply(self, name: str, forward: Callable, *arguments: Any, **options: Any) -> Array:
+        y, cache = forward(*arguments, **options)
+        if self._caches is not None:
+            self._caches[name] = cache
+        return y
+
+    def _cache(self, name: str) -> Any:
+        assert self._caches is not None
+        return self._caches.pop(name)
+
+    def conv(self, name: str, x: Array, padding: int = 0) -> Array:
+        return self._apply(
+            name, ops.conv2d_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], padding=padding
+        )
+
+    def conv_backward(self, name: str, dy: Array, need_dx: bool = True) -> Array:
+        dx, dweight, dbias = ops.conv2d_backward(dy, self._cache(name), need_dx=need_dx)
+        self.grads[f"{name}.weight"], self.grads[f"{name}.bias"] = dweight, dbias
+        return dx
+
+    def linear(self, name: str, x: Array) -> Array:
+        return self._apply(name, ops.linear_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
+
+    def linear_backward(self, name: str, dy: Array) -> Array:
+        dx, self.grads[f"{name}.weight"], self.grads[f"{name}.bias"] = ops.linear_backward(dy, self._cache(name))
+        return dx
+
+    def relu(self, name: str, x: Array) -> Array:
+        return self._apply(name, ops.relu_forward, x)
+
+    def relu_backward(self, name: str, dy: Array) -> Array:
+        return ops.relu_backward(dy, self._cache(name))
+
+    def dropout(self, name: str, x: Array, rate: float) -> Array:
+        """Dropout while training, nothing otherwise."""
+        training = self._caches is not None
+        return self._apply(name, ops.dropout_forward, x, rate, self.rng) if training and rate > 0 else x
+
+    def dropout_backward(self, name: str, dy: Array) -> Array:
+        assert self._caches is not None
+        return ops.dropout_backward(dy, self._cache(name)) if name in self._caches else dy
+
+    def pool(self, name: str, x: Array) -> Array:
+        """2x2 max pooling at stride 2, in ceil mode: every size from 1x1 up has an output, and no pixel is left out."""
+        return self._apply(name, ops.max_pool2d_forward, x, 2, stride=2, ceil_mode=True)
+
+    def pool_backward(self, name: str, dy: Array) -> Array:
+        return ops.max_pool2d_backward(dy, self._cache(name))
+
+    # Files
+
+    def description(self) -> dict[str, Any]:
+        """What, besides the parameters, it takes to build this network again; travels with saved weights."""
+        return {"model": type(self).__name__}
+
+    def save(self, path: str | Path, **extra: Any) -> None:
+        """Write the parameters, `description()` and `extra` to a .safetensors or .npz file."""
+        weights.write(path, {name: to_host(p) for name, p in self.params.items()}, self.description() | extra)
+
+    def load(self, path: str | Path, *, partial: bool = False) -> weights.LoadReport:
+        """Read parameters from a .safetensors or .npz file by name; returns which were loaded and which were not.
+
+        Fully connected weights (4096, 25088) become convolutions (4096, 512, 7, 7), row for row: unit o of fc6 is the
+        dot product of its row with the flattened map, which is what the convolution computes at one place.
+
+        Every parameter must be there, unless `partial`: then those that are missing stay as they are, and so do
+        score layers of another number of classes. Raises InputError where a shape does not fit.
+        """
+        tensors, _ = weights.read(path)
+        report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=path)
+        for name in report.loaded:
+            value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
+            self.params[name] = to_device(value, self.xp)
+        return report
