@@ -11,7 +11,7 @@ orthogonal to it. (Testing entry by entry instead would take two evaluations for
 
 Where f has a kink between t - h v and t + h v, as max(x, 0) has at 0, the formula is wrong and so is no proof of
 anything. The second difference S(h) = L(t + h v) - 2 L(t) + L(t - h v) tells: halving h divides it by 4 where f is smooth, but
-not where it has a kink, since S then measures the jump of the slope. Such a direction is drawn anew.
+not where it has a kink, since S then measures the jump of the slope. Such a direction is drawn anew, and shorter.
 """
 
 from __future__ import annotations
@@ -65,73 +65,104 @@ def check_gradient(
     an entry between two evaluations, in units of the entries' own root mean square (at least 1); `tolerance` bounds the error,
     relative to the derivative that a random direction has on average.
 
+    `directions` random directions move all arguments together, and one more moves each argument alone.
+
     Raises GradientError, which names the argument and its worst entry with both values, where they disagree; also where
-    a gradient has the wrong shape or is not finite, or where every direction meets a kink: then the arguments lie on one.
+    a gradient has the wrong shape or is not finite, where a pass changes its arguments or is random, or where every
+    direction meets a kink: then the arguments lie on one.
     """
+    if directions < 1:
+        raise ValueError(f"check_gradient: directions must be at least 1, got {directions}")
     rng = np.random.default_rng(seed)
     values = [_as_float64(a) if _is_float(a) else a for a in arguments]
+    options = {name: _as_float64(a) if _is_float(a) else a for name, a in options.items()}
     slots = [k for k, a in enumerate(values) if _is_float(a)]
     if not slots:
         raise ValueError("check_gradient: expected at least one floating-point array among the arguments")
-    labels = dict(zip(slots, _names(forward, arguments, slots, names), strict=True))
-
-    y, cache = forward(*values, **options)
+    labels = _names(forward, arguments, names)
     xp = array_module(values[slots[0]])
+    for k in slots:
+        if not xp.isfinite(values[k]).all():
+            raise ValueError(f"check_gradient: {labels[k]} is not finite")
+
+    before = [(labels[k], a, a.copy()) for k, a in enumerate(values) if hasattr(a, "dtype")]
+    y, cache = forward(*values, **options)
+    if not xp.isfinite(y).all():
+        raise GradientError("the forward pass returned values that are not finite")
     dy = xp.asarray(rng.standard_normal(y.shape))
-    before = [values[k].copy() for k in slots]
-    gradients = _gradients(backward(dy, cache), [values[k] for k in slots], list(labels.values()))
-    for k, copy in zip(slots, before, strict=True):
-        if not (values[k] == copy).all():
-            raise GradientError(f"the passes changed their argument {labels[k]}")
+    before.append(("dy", dy, dy.copy()))
+    terms = dy * y
+    returned = _gradients(backward(dy, cache), [values[k] for k in slots], [labels[k] for k in slots])
+    gradients = dict(zip(slots, returned, strict=True))
+    for name, array, copy in before:
+        if not (array == copy).all():
+            raise GradientError(f"the passes changed their argument {name}")
 
     def loss(changes: dict[int, Array]) -> float:
         moved = [a + changes[k] if k in changes else a for k, a in enumerate(values)]
         return float((dy * forward(*moved, **options)[0]).sum())
 
     centre = loss({})
-    size = sum(values[k].size for k in slots)
-    scale = max(1.0, (sum(float((values[k] ** 2).sum()) for k in slots) / max(size, 1)) ** 0.5)
-    h = step * scale * size**0.5
-    typical = (sum(float((g**2).sum()) for g in gradients) / max(size, 1)) ** 0.5  # of <gradient, v> over unit directions v
-    floor = 1e-14 * (abs(centre) + float(abs(dy * y).sum())) / max(h, 1e-300)  # what rounding alone can do
+    rounding = 1e-14 * (abs(centre) + float(abs(terms).sum()))  # what rounding alone can do to a loss
+    if abs(centre - float(terms.sum())) > 1e6 * rounding:
+        raise GradientError("the forward pass gives another result each time: let it seed its random numbers itself")
 
-    def compare(direction: dict[int, Array], analytic: float, h: float) -> tuple[float, float, bool, float]:
-        """(error, numerical derivative, whether the two agree, evidence of a kink)."""
-        plus, minus, half_plus, half_minus = (
-            loss({k: f * h * v for k, v in direction.items()}) for f in (1.0, -1.0, 0.5, -0.5)
-        )
+    def compare(direction: dict[int, Array], analytic: float, h: float, typical: float) -> tuple[float, float, str]:
+        """(error, numerical derivative, verdict: "agrees", "differs", or "kink" where that proves nothing)."""
+        plus, minus = (loss({k: f * h * v for k, v in direction.items()}) for f in (1.0, -1.0))
         numeric = (plus - minus) / (2 * h)
         error = abs(numeric - analytic)
-        limit = tolerance * (typical + abs(numeric)) + floor
+        limit = tolerance * (typical + abs(numeric)) + rounding / h
+        if error <= limit < np.inf:
+            return error, numeric, "agrees"
+        half_plus, half_minus = (loss({k: f * h * v for k, v in direction.items()}) for f in (0.5, -0.5))
         second, second_half = plus - 2 * centre + minus, half_plus - 2 * centre + half_minus
-        return error, numeric, bool(error <= limit), abs(second - 4 * second_half) / h / max(limit, 1e-300)
+        return error, numeric, "kink" if abs(second - 4 * second_half) > h * limit else "differs"
 
-    passed, kinks, worst = 0, 0, 0.0
-    while passed < directions:
-        direction = {k: xp.asarray(rng.standard_normal(values[k].shape)) for k in slots}
-        norm = sum(float((v**2).sum()) for v in direction.values()) ** 0.5
-        direction = {k: v / max(norm, 1e-300) for k, v in direction.items()}
-        analytic = sum(float((g * direction[k]).sum()) for k, g in zip(slots, gradients, strict=True))
-        error, numeric, agrees, kink = compare(direction, analytic, h)
-        if agrees:
-            passed += 1
-            worst = max(worst, error / max(typical + abs(numeric), 1e-300))
-        elif kink > 1:
-            kinks += 1
-            if kinks > 4 * directions:
+    # All arguments together, then each alone, where an argument of larger gradients cannot hide its error.
+    trials = [slots] * directions + [[k] for k in slots if len(slots) > 1]
+    kinks, worst, shrink = 0, 0.0, 1.0
+    for trial in trials:
+        size = max(sum(values[k].size for k in trial), 1)
+        scale = max(1.0, (sum(float((values[k] ** 2).sum()) for k in trial) / size) ** 0.5)
+        typical = (sum(float((gradients[k] ** 2).sum()) for k in trial) / size) ** 0.5  # of <gradient, v> over all v
+        verdict = "kink"
+        while verdict == "kink":
+            h = step * shrink * scale * size**0.5
+            if rounding / h > typical > 0:
                 raise GradientError(
-                    f"every direction meets a kink ({kinks} tried): the function has no derivative at these arguments, "
-                    "or they lie closer to a kink than the step; move them away from ties and zeros"
+                    "rounding errors of the forward pass hide the derivative "
+                    f"of {', '.join(labels[k] for k in trial)}: bring arguments and result nearer to 1"
                 )
-        else:
-            raise GradientError(_worst_entry(compare, values, slots, gradients, labels, h / size**0.5, rng, numeric, analytic))
-    return GradientCheck(passed, kinks, worst)
+            direction = {k: xp.asarray(rng.standard_normal(values[k].shape)) for k in trial}
+            norm = max(sum(float((v**2).sum()) for v in direction.values()) ** 0.5, 1e-300)
+            direction = {k: v / norm for k, v in direction.items()}
+            analytic = sum(float((gradients[k] * v).sum()) for k, v in direction.items())
+            error, numeric, verdict = compare(direction, analytic, h, typical)
+            if verdict == "kink":
+                kinks += 1
+                if rounding / h < 1e-4 * typical:
+                    shrink /= 2  # a shorter way meets fewer kinks
+                if kinks > 4 * len(trials):
+                    raise GradientError(
+                        f"every direction meets a kink ({kinks} tried): the function has no derivative at these "
+                        "arguments, or they lie closer to a kink than the step; move them away from ties and zeros"
+                    )
+        if verdict == "differs":
+            suspects = {k: gradients[k] for k in trial}
+            found = _worst_entry(compare, suspects, labels, h / size**0.5, typical, rng)
+            raise GradientError(
+                f"backward disagrees with the numerical derivative: {found} "
+                f"(along a random direction: {analytic:.9g}, {numeric:.9g})"
+            )
+        worst = max(worst, error / max(typical + abs(numeric), 1e-300))
+    return GradientCheck(len(trials), kinks, worst)
 
 
-def _worst_entry(compare, values, slots, gradients, labels, h, rng, numeric, analytic) -> str:
+def _worst_entry(compare, gradients: dict[int, Array], labels: list[str], h: float, typical: float, rng) -> str:
     """Look at single entries for the one that is most wrong, and describe it."""
     worst = (0.0, "no single entry stands out among those looked at")
-    for k, gradient in zip(slots, gradients, strict=True):
+    for k, gradient in gradients.items():
         entries = np.arange(gradient.size)
         if gradient.size > ENTRIES:
             entries = rng.choice(entries, ENTRIES, replace=False)
@@ -139,14 +170,14 @@ def _worst_entry(compare, values, slots, gradients, labels, h, rng, numeric, ana
             place = tuple(int(i) for i in np.unravel_index(entry, gradient.shape))
             direction = array_module(gradient).zeros_like(gradient)
             direction[place] = 1
-            error, difference, agrees, kink = compare({k: direction}, float(gradient[place]), h)
-            if error > worst[0] and not agrees and kink <= 1:
+            error, difference, verdict = compare({k: direction}, float(gradient[place]), h, typical)
+            if error > worst[0] and verdict == "differs":
                 looked = f" (of {ENTRIES} entries looked at)" if gradient.size > ENTRIES else ""
                 worst = error, (
                     f"worst entry: {labels[k]}[{', '.join(map(str, place))}]{looked}, "
                     f"backward {float(gradient[place]):.9g}, numerical {difference:.9g}"
                 )
-    return f"backward disagrees with the numerical derivative: {worst[1]} (along a random direction: {analytic:.9g}, {numeric:.9g})"
+    return worst[1]
 
 
 def _is_float(argument: Any) -> bool:
@@ -157,14 +188,14 @@ def _as_float64(array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def _names(forward, arguments, slots, names) -> list[str]:
+def _names(forward, arguments, names) -> list[str]:
     if names is not None:
         if len(names) != len(arguments):
             raise ValueError(f"check_gradient: {len(names)} names for {len(arguments)} arguments")
-        return [names[k] for k in slots]
+        return list(names)
     parameters = list(inspect.signature(forward).parameters.values())
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [named[k] if k < len(named) else f"argument {k}" for k in slots]
+    return [named[k] if k < len(named) else f"argument {k}" for k in range(len(arguments))]
 
 
 def _gradients(returned: Any, arguments: list[Array], names: list[str]) -> list[Array]:
@@ -175,6 +206,8 @@ def _gradients(returned: Any, arguments: list[Array], names: list[str]) -> list[
     for name, gradient, argument in zip(names, found, arguments, strict=True):
         if gradient.shape != argument.shape:
             raise GradientError(f"gradient of {name} has shape {gradient.shape}, {name} has {argument.shape}")
+        if gradient.dtype != argument.dtype:
+            raise GradientError(f"gradient of {name} is {gradient.dtype}, {name} is {argument.dtype}")
         if not array_module(gradient).isfinite(gradient).all():
             raise GradientError(f"gradient of {name} is not finite")
     return found

@@ -14,6 +14,8 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module, to_host
 
+SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
+
 
 class ConfusionMatrix:
     """Counts pixels by true and predicted class, and computes the scores from the counts.
@@ -70,6 +72,17 @@ class ConfusionMatrix:
     def frequency_weighted_iou(self) -> float:
         pixels = self.counts.sum(axis=1)
         return _ratio((pixels * np.nan_to_num(self.iou)).sum(), pixels.sum())
+
+    def scores(self) -> dict[str, float]:
+        """The four scores by name."""
+        return {name: getattr(self, name) for name in SCORES}
+
+    def constant_baseline(self) -> ConfusionMatrix:
+        """What predicting the most frequent class at every pixel would have scored on the same labels."""
+        baseline = ConfusionMatrix(self.num_classes, self.ignore_index)
+        pixels = self.counts.sum(axis=1)
+        baseline.counts[:, pixels.argmax()] = pixels
+        return baseline
 
     @property
     def _present(self) -> np.ndarray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -57,24 +59,30 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises InputError where the file is missing, damaged or of another kind.
     """
-    path = Path(path)
+    return _read(Path(path), lambda name: True)
+
+
+def read_description(path: str | Path) -> dict[str, Any]:
+    """Return the description alone; raises InputError as `read` does."""
+    return _read(Path(path), lambda name: False)[1]
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights")
+    if path.suffix not in (".safetensors", ".npz"):
+        raise InputError(f"{path}: weights are read from .safetensors and .npz files")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="np") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
                 text = (file.metadata() or {}).get(DESCRIPTION, "{}")
-        elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                tensors = dict(archive)
-            text = str(tensors.pop(DESCRIPTION, "{}"))
         else:
-            raise InputError(f"{path}: weights are read from .safetensors and .npz files")
+            with np.load(path, allow_pickle=False) as archive:
+                tensors = {name: archive[name] for name in archive.files if wanted(name) and name != DESCRIPTION}
+                text = str(archive[DESCRIPTION]) if DESCRIPTION in archive.files else "{}"
         return tensors, json.loads(text)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
         raise InputError(f"{path}: not a readable file of weights: {error}") from None
 
 

@@ -14,6 +14,7 @@ place of the image, which takes a crop; by how much follows from `tinyfcn.models
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -110,13 +111,12 @@ class FCN(Network):
         pools = trunk_grids(self.first_padding)
         grid = pools[-1].window(FC6_SIZE, padding=self.fc6_padding)  # of conv7 and its scores
         offsets = {}
-        skips = iter(self.skips.items())
-        for stride in self.upsamplings.values():
+        for stride, skip in zip_longest(self.upsamplings.values(), self.skips):
             grid = grid.upsample(2 * stride, stride)
-            for skip, pool in skips:
-                offsets[skip] = pools[pool - 1].offset_to(grid)
-                grid = grid if offsets[skip] >= 0 else pools[pool - 1]
-                break
+            if skip is not None:
+                pool = pools[self.skips[skip] - 1]
+                offsets[skip] = pool.offset_to(grid)
+                grid = grid if offsets[skip] >= 0 else pool
         return offsets | {"score": grid.offset_to(IMAGE)}
 
     def forward(self, x: Array, training: bool = False) -> Array:

@@ -11,7 +11,6 @@ import numpy as np
 
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, to_device, to_host
-from tinyfcn.errors import InputError
 
 
 class Network:
@@ -25,6 +24,7 @@ class Network:
     params: dict[str, Array]
     grads: dict[str, Array]
     frozen: frozenset[str] = frozenset()  # names of parameters that get no gradient and stay as they are
+    preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
         """Make the parameters: He initialisation, but zeros for biases and for score layers (He et al., 2015).
@@ -113,7 +113,7 @@ class Network:
 
     def description(self) -> dict[str, Any]:
         """What, besides the parameters, it takes to build this network again; travels with saved weights."""
-        return {"model": type(self).__name__}
+        return {"model": type(self).__name__, "preprocessing": self.preprocessing}
 
     def save(self, path: str | Path, **extra: Any) -> None:
         """Write the parameters, `description()` and `extra` to a .safetensors or .npz file."""
@@ -126,11 +126,13 @@ class Network:
         dot product of its row with the flattened map, which is what the convolution computes at one place.
 
         Every parameter must be there, unless `partial`: then those that are missing stay as they are, and so do
-        score layers of another number of classes. Raises InputError where a shape does not fit.
+        score layers of another number of classes. Where the file says which preprocessing its parameters expect, the
+        network takes that over. Raises InputError where a shape does not fit.
         """
-        tensors, _ = weights.read(path)
+        tensors, description = weights.read(path)
         report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=path)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
             self.params[name] = to_device(value, self.xp)
+        self.preprocessing = description.get("preprocessing", self.preprocessing)
         return report

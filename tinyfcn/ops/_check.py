@@ -34,6 +34,17 @@ def shape(op: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{op}: {name} must have shape {expected}, got {array.shape}")
 
 
+def integer(op: str, name: str, value: int, minimum: int) -> int:
+    """Return an int, checked to be at least `minimum`."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an int, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{op}: {name} must be at least {minimum}, got {value!r}")
+    return number
+
+
 def pair(op: str, name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
     """Return an int, or a pair of ints (vertical, horizontal), as a pair, each at least `minimum`."""
     try:

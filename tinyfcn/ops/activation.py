@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from tinyfcn.backend import Array
@@ -32,11 +34,13 @@ def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
     `rng` is a generator of x's module, `numpy.random.default_rng(seed)` or CuPy's. It draws float32 numbers for both
     dtypes, so that a seed drops the same entries in both. The cache is the mask, one byte an entry, and the factor.
 
-    Raises ValueError for a rate outside [0, 1).
+    Raises ValueError for a rate outside [0, 1), and TypeError for another kind of generator.
     """
-    _check.arrays("dropout", x=x)
-    if not 0 <= rate < 1:
+    xp = _check.arrays("dropout", x=x)
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
+    if not isinstance(rng, xp.random.Generator):
+        raise TypeError(f"dropout: rng must be a {xp.__name__}.random.Generator, got {type(rng).__name__}")
     kept = rng.random(x.shape, dtype=np.float32) >= rate
     scale = x.dtype.type(1 / (1 - rate))
     return x * kept * scale, (kept, scale)

@@ -84,7 +84,7 @@ def conv2d_forward(
         _check.shape(op, "bias", bias, (weight.shape[0],))
     geometry = window_geometry(op, weight, stride, padding, dilation)
     size = geometry.output_size(x.shape[2:])
-    if min(weight.shape[2:]) < 1 or min(size) < 1:
+    if min(size) < 1:
         raise ValueError(
             f"{op}: kernel {geometry.kernel} with dilation {geometry.dilation} does not fit into "
             f"x of {x.shape[2:]} padded by {geometry.padding}"
@@ -111,6 +111,8 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
 
 
 def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geometry:
+    if min(weight.shape) < 1:
+        raise ValueError(f"{op}: weight must have no empty axis, got shape {weight.shape}")
     return Geometry(
         kernel=weight.shape[2:],
         stride=_check.pair(op, "stride", stride, 1),

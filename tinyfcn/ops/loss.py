@@ -76,7 +76,7 @@ def softmax_cross_entropy_forward(
         weight = weight / xp.where(count > 0, count, 1).astype(scores.dtype)
         loss = loss / xp.where(count > 0, count, 1).astype(scores.dtype)
     loss = loss[:, 0] if reduction == "none" else loss.sum()
-    return loss, (exp, index, weight)
+    return loss, (exp, index, weight, loss.shape)
 
 
 def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
@@ -84,11 +84,11 @@ def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
 
     `dloss` is a number for "mean" and "sum", an array (N, H, W) for "none".
     """
-    softmax, index, weight = cache
+    softmax, index, weight, loss_shape = cache
     xp = array_module(softmax)
     dloss = xp.asarray(dloss, softmax.dtype)
+    _check.shape("softmax_cross_entropy_backward", "dloss", dloss, loss_shape)
     if dloss.ndim:
-        _check.shape("softmax_cross_entropy_backward", "dloss", dloss, (len(index), *index.shape[2:]))
         dloss = dloss[:, None]
     classes = xp.arange(softmax.shape[1]).reshape(-1, *(1,) * (softmax.ndim - 2))
     return (softmax - (classes == index)) * (weight * dloss)  # (N, C, H, W)

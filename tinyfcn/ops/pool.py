@@ -65,10 +65,10 @@ def max_pool2d_forward(
     y = xp.full((*x.shape[:2], *size), -np.inf, x.dtype)
     winner = xp.zeros(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
     taps = list(_taps(x.shape[2:], size, kernel, stride, padding))
-    for tap, outputs, inputs in taps:
+    for tap, outputs, inputs in reversed(taps):  # so that the first of equal inputs has the last word
         candidate = x[inputs]
         best = y[outputs]
-        xp.copyto(winner[outputs], winner.dtype.type(tap), where=candidate > best)
+        xp.copyto(winner[outputs], winner.dtype.type(tap), where=candidate >= best)
         xp.maximum(best, candidate, out=best)
     return y, (x.shape, winner, taps)
 

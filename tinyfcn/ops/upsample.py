@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module
+from tinyfcn.backend import Array
 from tinyfcn.ops import _check
 from tinyfcn.ops.conv import (
     correlate,
@@ -62,7 +62,7 @@ def conv_transpose2d_forward(
     height, width = (
         (x.shape[2 + a] - 1) * geometry.stride[a] - 2 * geometry.padding[a] + geometry.span(a) + extra[a] for a in (0, 1)
     )
-    if min(*x.shape[2:], *weight.shape[2:], height, width) < 1:
+    if min(*x.shape[2:], height, width) < 1:
         raise ValueError(
             f"{op}: x of {x.shape[2:]} with kernel {geometry.kernel}, stride {geometry.stride} and "
             f"padding {geometry.padding} gives an output of ({height}, {width}), which has no pixels"
@@ -94,7 +94,7 @@ def bilinear_filter(kernel_size: int) -> np.ndarray:
     centre, in input pixels. At stride s every output is covered by two taps (one, on an input's own place, for odd k),
     which sum to 1.
     """
-    (kernel_size, _) = _check.pair("bilinear_filter", "kernel_size", kernel_size, 1)
+    kernel_size = _check.integer("bilinear_filter", "kernel_size", kernel_size, 1)
     stride = (kernel_size + 1) // 2
     return 1 - np.abs(np.arange(kernel_size) - (kernel_size - 1) / 2) / stride
 
@@ -104,7 +104,7 @@ def bilinear_weight(channels: int, kernel_size: int, dtype=np.float32, xp: Modul
 
     The diagonal holds the outer product of `bilinear_filter` with itself, everything else is zero.
     """
-    (channels, _) = _check.pair("bilinear_weight", "channels", channels, 1)
+    channels = _check.integer("bilinear_weight", "channels", channels, 1)
     line = bilinear_filter(kernel_size)
     weight = np.zeros((channels, channels, kernel_size, kernel_size), dtype)
     weight[range(channels), range(channels)] = np.outer(line, line)
@@ -117,20 +117,29 @@ def upsample_bilinear_forward(x: Array, kernel_size: int, stride: int) -> tuple[
     A bilinear kernel is the product of a vertical and a horizontal triangle, and leaves each channel to itself, so
     for every channel y = U_h x U_w^T, where column r of U_h ((H_out, H)) holds the triangle, starting at row r s.
 
-    Returns y (N, C, (H - 1) s + k, (W - 1) s + k), and a cache that holds the two matrices.
+    Returns y (N, C, (H - 1) s + k, (W - 1) s + k), and a cache that holds the two matrices and y's shape. Raises
+    TypeError for other dtypes than float32 and float64, and ValueError for an x without pixels.
     """
     op = "upsample_bilinear"
     xp = _check.arrays(op, x=x)
     _check.ndim(op, "x", x, "N, C, H, W")
-    (stride, _) = _check.pair(op, "stride", stride, 1)
+    kernel_size = _check.integer(op, "kernel_size", kernel_size, 1)
+    stride = _check.integer(op, "stride", stride, 1)
+    if min(x.shape[2:]) < 1:
+        raise ValueError(f"{op}: x of {x.shape[2:]} has no pixels")
     up_h, up_w = (_spread(xp, size, kernel_size, stride, x.dtype) for size in x.shape[2:])
-    return up_h @ x @ up_w.T, (up_h, up_w)
+    y = up_h @ x @ up_w.T
+    return y, (up_h, up_w, y.shape)
 
 
 def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
-    """Return dx = U_h^T dy U_w: the transposes of the two maps of the forward pass."""
-    up_h, up_w = cache
-    array_module(dy, up_h)
+    """Return dx = U_h^T dy U_w: the transposes of the two maps of the forward pass.
+
+    Raises ValueError where dy has not y's shape.
+    """
+    up_h, up_w, y_shape = cache
+    _check.arrays("upsample_bilinear_backward", dy=dy, y=up_h)
+    _check.shape("upsample_bilinear_backward", "dy", dy, y_shape)
     return up_h.T @ dy @ up_w
 
 

@@ -1,0 +1,49 @@
+"""What the commands share: one line for what a user can mend, and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from tinyfcn.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def run(main: Callable[[], None]) -> int:
+    """Call a command's main function; returns its exit status.
+
+    0: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted.
+    """
+    try:
+        main()
+        return 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: out of memory ({error}); lower --batch-size, --size or --width", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An argument type: a number above 0."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    return parse

@@ -1,0 +1,316 @@
+"""PASCAL VOC's layout on disk: reading a segmentation set, and writing any set in the same form.
+
+    ROOT/JPEGImages/ID.jpg                      the photographs (.png is read too)
+    ROOT/SegmentationClass/ID.png               the labels: PNGs whose pixels are class indices, 255 = ignore
+    ROOT/ImageSets/Segmentation/SPLIT.txt       lists of ids, one a line
+    ROOT/classes.txt                            class names, one a line, index 0 first (absent: VOC's own 21)
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tinyfcn.errors import InputError
+
+IGNORE = 255
+VOC_CLASSES = (
+    "background",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+IMAGE_SUFFIXES = (".jpg", ".png")
+
+# Whatever Pillow raises on bytes that are not the picture they claim to be.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+PathLike = str | os.PathLike[str]
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Dataset(Protocol):
+    """What training, evaluation and `write_voc` need of a dataset; `VOCSegmentation` and `Shapes` have it."""
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Pair: ...
+    def __iter__(self) -> Iterator[Pair]: ...
+
+
+def palette() -> np.ndarray:
+    """VOC's colour map, (256, 3) uint8: row k is the RGB colour of class k.
+
+    The bits of k are dealt out in turn to red, green and blue, and each colour fills up from its highest bit: bits
+    0, 1, 2 become the top bits of R, G, B, bits 3, 4, 5 the next ones, and so on. Neighbouring classes so
+    differ in high bits, that is, strongly.
+    """
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((index >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+class VOCSegmentation:
+    """A segmentation set in VOC layout: ``image, label = dataset[i]``, in the order of its list.
+
+    ``split`` is the name of a list in ImageSets/Segmentation, or the path of a text file (ending in .txt, or with a
+    folder in it) that holds one id a line. ``subset`` keeps the first so many ids of it or, with ``subset_seed``, a
+    random so many in list order (those of a smaller subset are among those of a larger one with the same seed).
+
+    Images are (H, W, 3) uint8 RGB, labels (H, W) uint8 with the palette's indices, 255 = ignore. Files are only
+    read, one pair when it is asked for; nothing is kept.
+
+    Raises `InputError`, here for what the folders and the list show (layout, unknown list, empty list, repeated id,
+    missing files, impossible subset) and on access for what only a file shows (unreadable, not an index image,
+    sizes that differ, a value that is no class).
+    """
+
+    def __init__(
+        self, root: PathLike, split: str = "train", subset: int | None = None, subset_seed: int | None = None
+    ) -> None:
+        self.root = Path(root)
+        _check_layout(self.root)
+        list_path = _find_list(self.root, split)
+        ids = _read_ids(list_path)
+        self.ids = ids if subset is None else _choose_subset(ids, subset, subset_seed, list_path)
+        self.classes = _read_classes(self.root)
+        _check_files(self.root, self.ids, list_path)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Pair:
+        image_path, label_path = _image_path(self.root, self.ids[index]), _label_path(self.root, self.ids[index])
+        image, label = read_image(image_path), read_label(label_path)
+        if image.shape[:2] != label.shape:
+            raise InputError(
+                f"{label_path} is {_size(label)} pixels but {image_path} is {_size(image)}"
+                " (width x height, EXIF rotation applied); a label must have its image's size"
+            )
+        _check_values(label, self.num_classes, label_path)
+        return image, label
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (self[index] for index in range(len(self)))
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """A photograph of any mode as (H, W, 3) uint8 RGB, turned upright as its EXIF orientation says.
+
+    Grey, palette and CMYK pictures are converted, 16-bit grey keeps its upper byte, and transparent pixels are
+    composited on white. Raises `InputError` where the file is missing, broken or of a mode without a fixed range.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except _UNREADABLE as error:
+        raise _unreadable(path, "image", error) from error
+
+
+def read_label(path: PathLike) -> np.ndarray:
+    """The class indices in a palette or 8-bit grey PNG, (H, W) uint8: the indices themselves, not their colours.
+
+    Raises `InputError` where the file is missing, broken or holds colours.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise InputError(
+                    f"{path} is a label of mode {image.mode}, but a label must be a palette or 8-bit grey PNG whose"
+                    " pixels are class indices; write it with tinyfcn.data.write_label"
+                )
+            return np.array(image)
+    except InputError:
+        raise
+    except _UNREADABLE as error:
+        raise _unreadable(path, "label", error) from error
+
+
+def write_label(path: PathLike, label: np.ndarray) -> None:
+    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `read_label` gives them back.
+
+    Raises `ValueError` for an array of another kind.
+    """
+    label = np.asarray(label)
+    if label.ndim != 2 or label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) > 255:
+        raise ValueError(
+            f"write_label: label must be (H, W) integers in 0..255, got {label.dtype} of shape {label.shape}"
+        )
+    image = Image.fromarray(label.astype(np.uint8)).convert("L")
+    image.putpalette(palette().tobytes())
+    image.save(path, format="PNG")
+
+
+def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
+    """Write a dataset in VOC layout under ``root`` with ``split`` as its list; `VOCSegmentation` reads it back.
+
+    Images are written as PNG, which loses nothing. A root may take several splits of one set of classes; nothing
+    that is there is overwritten. Raises `InputError` where the root's classes differ, or has the list or an id.
+    """
+    root = Path(root)
+    list_path = root / LISTS / f"{split}.txt"
+    _check_ids(dataset.ids, "dataset.ids")
+    _check_room(dataset, root, list_path)
+    for folder in (IMAGES, LABELS, LISTS):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
+    for id_, (image, label) in zip(dataset.ids, dataset, strict=True):
+        Image.fromarray(image).save(root / IMAGES / f"{id_}.png")
+        write_label(_label_path(root, id_), label)
+    # The list comes last, so that it never names a picture that is not there.
+    list_path.write_text("".join(f"{id_}\n" for id_ in dataset.ids), encoding="utf-8")
+
+
+# Where things are
+
+
+def _image_path(root: Path, id_: str) -> Path:
+    """The image of an id: the first suffix that exists, or the .jpg that should."""
+    candidates = [root / IMAGES / f"{id_}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _label_path(root: Path, id_: str) -> Path:
+    return root / LABELS / f"{id_}.png"
+
+
+def _find_list(root: Path, split: str) -> Path:
+    is_path = split.endswith(".txt") or Path(split).name != split
+    path = Path(split) if is_path else root / LISTS / f"{split}.txt"
+    if not path.is_file():
+        lists = ", ".join(sorted(list_.stem for list_ in (root / LISTS).glob("*.txt"))) or "none"
+        raise InputError(f"no such list: {path}; give a text file of ids or one of the lists in {root / LISTS}: {lists}")
+    return path
+
+
+# What lists and classes say
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as UTF-8 text ({error}); give a text file, one entry a line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _read_ids(path: Path) -> tuple[str, ...]:
+    ids = tuple(_read_lines(path))
+    if not ids:
+        raise InputError(f"{path} is empty; give a list with at least one id, one a line")
+    _check_ids(ids, str(path))
+    return ids
+
+
+def _read_classes(root: Path) -> tuple[str, ...]:
+    path = root / "classes.txt"
+    if not path.exists():
+        return VOC_CLASSES
+    classes = tuple(line for line in _read_lines(path) if not line.startswith("#"))
+    if not 1 <= len(classes) <= IGNORE:
+        raise InputError(f"{path} names {len(classes)} classes; give 1 to {IGNORE} names, one a line, index 0 first")
+    return classes
+
+
+def _choose_subset(ids: tuple[str, ...], count: int, seed: int | None, path: Path) -> tuple[str, ...]:
+    if not 1 <= count <= len(ids):
+        raise InputError(f"a subset of {count} is not possible: {path} has {len(ids)} ids; give 1 to {len(ids)}")
+    if seed is None:
+        return ids[:count]
+    chosen = np.random.default_rng(seed).permutation(len(ids))[:count]
+    return tuple(ids[index] for index in sorted(chosen))
+
+
+# Checks
+
+
+def _check_layout(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"no such folder: {root}; give the folder that holds {IMAGES} and {LABELS}")
+    missing = [folder for folder in (IMAGES, LABELS) if not (root / folder).is_dir()]
+    if missing:
+        nested = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{IMAGES}"))
+        remedy = f"give {nested[0]}, which has {IMAGES}" if nested else f"give the folder that has {IMAGES} and {LABELS}"
+        raise InputError(f"{root} is not in VOC layout: it has no {' and no '.join(missing)}; {remedy}")
+
+
+def _check_ids(ids: Sequence[str], source: str) -> None:
+    for id_ in ids:
+        if id_ in (".", "..") or "/" in id_ or "\\" in id_:
+            raise InputError(f"{source} has {id_!r}, which is a path; give bare ids, one a line, e.g. 2007_000032")
+    id_, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{source} has the id {id_} {count} times; list each id once")
+
+
+def _check_files(root: Path, ids: Sequence[str], list_path: Path) -> None:
+    for what, find in (("image", _image_path), ("label", _label_path)):
+        missing = [path for id_ in ids if not (path := find(root, id_)).is_file()]
+        if missing:
+            raise InputError(
+                f"no {what} {missing[0]}, and so for {len(missing)} of the {len(ids)} ids of {list_path};"
+                f" add the {what}s or take these ids off the list"
+            )
+
+
+def _check_values(label: np.ndarray, num_classes: int, path: Path) -> None:
+    wrong = label[(label >= num_classes) & (label != IGNORE)]
+    if wrong.size:
+        raise InputError(
+            f"{path} has the label value {wrong[0]}, but there are {num_classes} classes: use 0 to {num_classes - 1}"
+            f" or {IGNORE} (ignore), or name all classes in classes.txt beside {IMAGES}"
+        )
+
+
+def _check_room(dataset: Dataset, root: Path, list_path: Path) -> None:
+    if not (root / IMAGES).exists():
+        return
+    if _read_classes(root) != tuple(dataset.classes):
+        raise InputError(f"{root} holds a set with other classes; write into another folder")
+    taken = [path for id_ in dataset.ids if (path := _image_path(root, id_)).exists()]
+    if list_path.exists() or taken:
+        raise InputError(f"{(taken or [list_path])[0]} exists already; write another split or into another folder")
+
+
+# Pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 rather than scale
+        upper_byte = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
+        image = Image.fromarray(upper_byte.astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _unreadable(path: PathLike, kind: str, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"no such {kind}: {path}; check the path")
+    return InputError(f"cannot read {path} as a picture ({error}); replace the file")

@@ -1,0 +1,188 @@
+"""`python -m tinyfcn.train`: train an FCN, on the generated set or on a folder in VOC layout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from tinyfcn import command
+from tinyfcn.data import PREPROCESSING
+from tinyfcn.errors import InputError
+from tinyfcn.models import FCNS
+from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
+from tinyfcn.optim import SCHEDULES
+from tinyfcn.trainer import Config, Run, open_dataset, paths, read_config, report
+
+DESCRIPTION = """\
+Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on two cores.
+
+  python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --size 320 --batch-size 4 --epochs 30
+  python -m tinyfcn.train --model fcn32s --out runs/32s
+  python -m tinyfcn.train --model fcn16s --from runs/32s       stage by stage, all else as in that run
+  python -m tinyfcn.train --resume runs/32s                    go on with a run that was interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    default = Config()
+    parse = command.Parser(
+        prog="python -m tinyfcn.train",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what is given, so that --from and --resume can fill in the rest
+    )
+    integer, number = command.positive(int), command.positive(float)
+
+    data = parse.add_argument_group("data")
+    data.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes", the generated set (default)')
+    data.add_argument("--split", help=f"list to train on: a name, or a text file of ids (default {default.split})")
+    data.add_argument("--val-split", help=f"list to evaluate on, likewise (default {default.val_split})")
+    data.add_argument("--subset", type=integer, metavar="N", help="train on the first N images of the list only")
+    data.add_argument("--subset-seed", type=int, metavar="SEED", help="... on N random ones instead")
+    data.add_argument(
+        "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 128)"
+    )
+    data.add_argument(
+        "--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first"
+    )
+    data.add_argument("--batch-size", type=integer, metavar="N", help=f"images a step (default {default.batch_size})")
+
+    model = parse.add_argument_group("network")
+    model.add_argument("--model", choices=FCNS, help=f"(default {default.model})")
+    model.add_argument("--width", type=number, help=f"channels, as a part of the paper's (default {default.width})")
+    model.add_argument("--padding", choices=PADDINGS, help="paper: 100 pixels around the image; same: none (default)")
+    model.add_argument("--dropout", type=_rate, metavar="RATE", help=f"after fc6 and fc7 (default {default.dropout})")
+    model.add_argument(
+        "--learn-upsampling",
+        choices=LEARN_UPSAMPLING,
+        nargs="?",
+        const="skip",
+        help="learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear",
+    )
+    model.add_argument("--freeze-trunk", action="store_true", help="learn the score layers only")
+    model.add_argument("--init", metavar="WEIGHTS", help="start from the weights of a .safetensors or .npz file")
+    model.add_argument(
+        "--from", dest="from_run", metavar="RUN", help="start from another run's best weights; other options as there"
+    )
+    model.add_argument("--preprocessing", choices=PREPROCESSING, help="what --init's weights expect, if the file can't tell")
+
+    how = parse.add_argument_group("training")
+    length = how.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=integer, help=f"(default {default.steps})")
+    length.add_argument("--epochs", type=number, help="steps, counted in passes over the training images")
+    how.add_argument("--optimiser", choices=("adam", "sgd"), help=f"(default {default.optimiser})")
+    how.add_argument("--lr", type=number, help=f"learning rate; biases learn at twice this (default {default.lr})")
+    how.add_argument("--momentum", type=_rate, help=f"of sgd; Adam's first beta (default {default.momentum})")
+    how.add_argument("--weight-decay", type=float, help=f"biases have none (default {default.weight_decay})")
+    how.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default {default.schedule})")
+    how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
+    how.add_argument("--evaluations", type=integer, help=f"in the course of training (default {default.evaluations})")
+    how.add_argument("--seed", type=int, help=f"(default {default.seed})")
+    how.add_argument("--device", choices=("auto", "cpu", "gpu"), help=f"(default {default.device})")
+
+    run = parse.add_argument_group("run folder")
+    where = run.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="DIR", help="new folder for all that the run makes (default: runs/DATA-MODEL-N)")
+    where.add_argument("--resume", metavar="RUN", help="go on with a run; only --steps, --epochs and --device may change")
+    return parse
+
+
+def main() -> None:
+    given = vars(parser().parse_args())
+    if "resume" in given:
+        run = _resume(Path(given.pop("resume")), given)
+    else:
+        run = _new(given)
+    config = run.config
+    print(
+        f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "
+        f"{run.net.num_classes} classes; {len(run.train_set)} images to train on, {len(run.val_set)} to evaluate on"
+    )
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        print(f"stopped at step {run.step}; go on with: python -m tinyfcn.train --resume {run.folder}")
+        raise
+    metrics = json.loads(run.paths.metrics.read_text(encoding="utf-8"))
+    print(f"\nbest checkpoint: step {metrics['step']}, on {len(run.val_set)} held-out images\n")
+    print(report(metrics))
+    print(f"\n{run.folder}: {', '.join(path.name for path in run.paths)}")
+
+
+def _new(given: dict[str, Any]) -> Run:
+    base: dict[str, Any] = {}
+    if "from_run" in given:
+        base = read_config(Path(given["from_run"])) | {"init": None}
+    out = given.pop("out", None)
+    config = _config(base, given)
+    if config.init and config.from_run:
+        raise InputError("--init and --from both name initial weights; give one of them")
+    folder = Path(out) if out else _free_folder(config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
+    run = Run(config, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.write(run.paths.config)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
+    return run
+
+
+def _resume(folder: Path, given: dict[str, Any]) -> Run:
+    fixed = sorted(set(given) - {"steps", "epochs", "device"})
+    if fixed:
+        raise InputError(f"--{fixed[0].replace('_', '-')} cannot change in a run that is resumed; start a new one")
+    config = _config(read_config(folder), given)
+    if not paths(folder).last.exists():
+        raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
+    run = Run(config, folder)
+    run.resume()
+    if run.step >= config.steps:
+        raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
+    config.write(run.paths.config)
+    return run
+
+
+def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
+    """The options given, then those of the run that this one builds on, then the defaults."""
+    given = dict(given)
+    epochs = given.pop("epochs", None)
+    values = base | given
+    values["scale"] = tuple(values.get("scale", Config.scale))
+    config = Config(**values)
+    if epochs is not None:
+        length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed))
+        config = Config(**values | {"steps": math.ceil(epochs * length / config.batch_size)})
+    return config
+
+
+def _free_folder(config: Config) -> Path:
+    name = f"{Path(config.data).resolve().name if config.data != 'shapes' else 'shapes'}-{config.model}"
+    return next(folder for n in count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """ "full", "N" or "HxW"."""
+    if text == "full":
+        return None
+    sides = tuple(int(side) for side in text.split("x"))
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError
+    return sides[0], sides[-1]
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 <= rate < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+    return rate
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,371 @@
+"""Training: the step, the loop around it, evaluation, and the run folder in which all of it is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyfcn import ops, plot, weights
+from tinyfcn.backend import Array, choose_device, to_device, to_host
+from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, stack, training_batch
+from tinyfcn.data.batch import mirror
+from tinyfcn.data.voc import Pair
+from tinyfcn.errors import InputError
+from tinyfcn.metrics import SCORES, ConfusionMatrix
+from tinyfcn.models import FCN, FCNS
+from tinyfcn.optim import SCHEDULES, SGD, Adam
+
+REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
+SHOWN = 6  # images in predictions.png
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that decides a run; the options of `python -m tinyfcn.train`, which explains them."""
+
+    data: str = "shapes"
+    split: str = "train"
+    val_split: str = "val"
+    subset: int | None = None
+    subset_seed: int | None = None
+    model: str = "fcn8s"
+    width: float = 0.25
+    padding: str = "same"
+    dropout: float = 0.5
+    learn_upsampling: str = "none"
+    freeze_trunk: bool = False
+    size: tuple[int, int] | None = (128, 128)  # (height, width) of crops; None: whole images
+    scale: tuple[float, float] = (1.0, 1.0)
+    batch_size: int = 8
+    steps: int = 600
+    evaluations: int = 5
+    optimiser: str = "adam"
+    schedule: str = "poly"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    loss: str = "mean"
+    init: str | None = None
+    from_run: str | None = None
+    preprocessing: str | None = None  # None: what the initial weights say, torchvision's where there are none
+    seed: int = 0
+    device: str = "auto"
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The options that a run was made with. Raises InputError where RUN is no run folder."""
+    path = run / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("size", "scale"):
+            values[name] = tuple(values[name]) if values[name] else None
+        return asdict(Config(**values))
+    except FileNotFoundError:
+        raise InputError(f"{run} is not the folder of a run: it has no config.json") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable configuration: {error}") from None
+
+
+def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: int | None = None) -> Dataset:
+    """The generated set for "shapes", else the folder in VOC layout."""
+    if data == "shapes":
+        return Shapes(split, length=subset)
+    return VOCSegmentation(data, split, subset, subset_seed)
+
+
+# One step, and the batches that it takes
+
+
+def train_step(net: FCN, optimiser: SGD | Adam, x: Array, labels: Array, reduction: str = "mean", factor: float = 1.0):
+    """Forward, loss, backward, update; returns the loss, on the network's device."""
+    scores = net.forward(x, training=True)
+    loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction)
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
+    optimiser.step(net.params, net.grads, factor)
+    return loss
+
+
+def batch_indices(length: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """The items of a step's batch: epoch after epoch, each a new permutation, cut into batches.
+
+    It depends on (seed, step) alone, so a run that is resumed takes the batches that it would have taken.
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // length for place in places}
+    order = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(length) for epoch in epochs}
+    return [int(order[place // length][place % length]) for place in places]
+
+
+def make_batch(dataset: Dataset, config: Config, step: int) -> Pair:
+    """Images (N, H, W, 3) and labels (N, H, W) of a step: random crops, or whole images, some mirrored."""
+    pairs = [dataset[i] for i in batch_indices(len(dataset), config.batch_size, step, config.seed)]
+    rng = np.random.default_rng([config.seed, 2, step])
+    if config.size is None:
+        return stack([mirror(*pair) if rng.random() < 0.5 else pair for pair in pairs])
+    return training_batch(pairs, config.size, rng, scale=config.scale)
+
+
+def ahead(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """make(step) for each step, the next one always under way on another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            result = pending.pop().result()
+            if step + 1 in steps:
+                pending.append(pool.submit(make, step + 1))
+            yield result
+
+
+def evaluate(net: FCN, dataset: Dataset) -> ConfusionMatrix:
+    """Predict every image of a dataset at its own size and count the pixels."""
+    matrix = ConfusionMatrix(net.num_classes)
+    pairs = ahead(lambda i: dataset[i], range(len(dataset)))
+    for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
+        matrix.update(to_device(label, net.xp)[None], predict(net, image))
+    return matrix
+
+
+def predict(net: FCN, image: np.ndarray) -> Array:
+    """The class of every pixel of one image (H, W, 3) uint8: (1, H, W) uint8, on the network's device."""
+    x = normalise(image[None], net.preprocessing).astype(net.dtype, copy=False)
+    return net.predict(to_device(x, net.xp))
+
+
+# The run folder
+
+
+class Paths(NamedTuple):
+    """The files of a run."""
+
+    config: Path
+    log: Path
+    curves: Path
+    predictions: Path
+    metrics: Path
+    last: Path
+    optimiser: Path
+    best: Path
+
+
+def paths(run: Path) -> Paths:
+    return Paths(
+        run / "config.json",
+        run / "log.csv",
+        run / "curves.png",
+        run / "predictions.png",
+        run / "metrics.json",
+        run / "last.safetensors",
+        run / "last.optimiser.safetensors",
+        run / "best.safetensors",
+    )
+
+
+def build_network(config: Config, num_classes: int) -> FCN:
+    """A new network as configured, with its initial weights: random, from a file, or from another run."""
+    try:
+        net = FCNS[config.model](
+            num_classes,
+            config.width,
+            config.padding,
+            dropout=config.dropout,
+            learn_upsampling=config.learn_upsampling,
+            freeze_trunk=config.freeze_trunk,
+            seed=config.seed,
+            xp=choose_device(config.device),
+        )
+    except RuntimeError as error:
+        raise InputError(str(error)) from None
+    source = paths(Path(config.from_run)).best if config.from_run else config.init
+    if source is not None:
+        print(f"{source}: {net.load(source, partial=True)}")
+        if config.preprocessing is None and "preprocessing" not in weights.read_description(source):
+            raise InputError(f"{source} does not say how its images are prepared; add --preprocessing caffe or torchvision")
+    net.preprocessing = config.preprocessing or net.preprocessing
+    return net
+
+
+def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str, Any]]:
+    """The network that a checkpoint holds, and its description (class names among it), from the file alone.
+
+    `checkpoint` is a file, or the folder of a run, whose best checkpoint is then taken.
+    """
+    path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
+    description = weights.read_description(path)
+    kinds = {kind.__name__: kind for kind in FCNS.values()}
+    try:
+        kind = kinds[description["model"]]
+        options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
+        net = kind(**options, xp=choose_device(device))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a checkpoint of an FCN of this package ({error!r})") from None
+    except RuntimeError as error:
+        raise InputError(str(error)) from None
+    net.load(path)
+    return net, description
+
+
+class Run:
+    """A training run: its network, its optimiser, and how far it has come."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        """Set up a new run. Raises InputError for data or weights that do not fit."""
+        self.config, self.folder, self.paths = config, folder, paths(folder)
+        self.train_set = open_dataset(config.data, config.split, config.subset, config.subset_seed)
+        self.val_set = open_dataset(config.data, config.val_split)
+        if self.train_set.classes != self.val_set.classes:
+            raise InputError(f"{config.split} and {config.val_split} have different classes")
+        self.net = build_network(config, self.train_set.num_classes)
+        kind = {"adam": self._adam, "sgd": self._sgd}
+        self.optimiser = kind[config.optimiser]()
+        self.step = 0
+        self.best = -1.0  # mean IU of the best evaluation so far
+
+    def _sgd(self) -> SGD:
+        return SGD(self.config.lr, self.config.momentum, self.config.weight_decay)
+
+    def _adam(self) -> Adam:
+        return Adam(self.config.lr, betas=(self.config.momentum, 0.999), weight_decay=self.config.weight_decay)
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint of the folder."""
+        self.net.load(self.paths.last)
+        state, description = weights.read(self.paths.optimiser)
+        if description.get("step") != weights.read_description(self.paths.last).get("step"):
+            raise InputError(f"{self.paths.optimiser} and {self.paths.last} are not of the same step; start anew")
+        self.step, self.best = description["step"], description["best"]
+        self.optimiser.state = {name: to_device(moment, self.net.xp) for name, moment in state.items()}
+        if isinstance(self.optimiser, Adam):
+            self.optimiser.steps = self.step
+
+    def save(self) -> None:
+        """Write the last checkpoint: weights, and what it takes to go on from there."""
+        moments = {name: to_host(moment) for name, moment in self.optimiser.state.items()}
+        weights.write(self.paths.optimiser, moments, {"step": self.step, "best": self.best})
+        self.net.save(self.paths.last, classes=list(self.train_set.classes), step=self.step)
+
+    def train(self) -> None:
+        """Go on to the configured number of steps, then write the pictures and scores."""
+        config, net = self.config, self.net
+        evaluate_at = {math.ceil(config.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
+        factor = SCHEDULES[config.schedule]
+        losses: list[Array] = []
+        steps = range(self.step, config.steps)
+        batches = ahead(lambda step: make_batch(self.train_set, config, step), steps)
+        started, images = time.perf_counter(), 0
+        with Log(self.paths.log, self.step) as log, tqdm(total=config.steps, initial=self.step, unit="step") as bar:
+            try:
+                for step, (pixels, labels) in zip(steps, batches, strict=True):
+                    net.rng = net.xp.random.default_rng([config.seed, 3, step])
+                    x = to_device(normalise(pixels, net.preprocessing), net.xp)
+                    lr_factor = factor(step / config.steps)
+                    losses.append(
+                        train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor)
+                    )
+                    self.step = step + 1
+                    images += len(pixels)
+                    bar.update()
+                    if self.step % REPORT_EVERY and self.step not in evaluate_at:
+                        continue
+                    loss = float(sum(losses)) / len(losses)
+                    losses.clear()
+                    if not math.isfinite(loss):
+                        raise InputError(f"the loss is {loss} at step {self.step}: training diverged; lower --lr")
+                    speed = images / (time.perf_counter() - started)
+                    bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
+                    row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
+                    if self.step in evaluate_at:
+                        scores = self._evaluate()
+                        row |= scores
+                        bar.write(f"step {self.step}: " + describe(scores))
+                        started, images = time.perf_counter(), 0  # the clock stops for evaluation
+                    log.write(row)
+            except KeyboardInterrupt:
+                self.save()
+                raise
+        self.finish()
+
+    def _evaluate(self) -> dict[str, float]:
+        matrix = evaluate(self.net, self.val_set)
+        if matrix.mean_iou > self.best:
+            self.best = matrix.mean_iou
+            self.net.save(self.paths.best, classes=list(self.train_set.classes), step=self.step)
+            write_metrics(self.paths.metrics, matrix, self.val_set.classes, step=self.step)
+        self.save()
+        return matrix.scores()
+
+    def finish(self) -> None:
+        """Draw the curves, and the predictions of the best checkpoint."""
+        plot.curves(self.paths.log, self.paths.curves)
+        self.net.load(self.paths.best)
+        plot_predictions(self.net, self.val_set, self.paths.predictions)
+
+
+def plot_predictions(net: FCN, dataset: Dataset, path: Path) -> None:
+    """Image, truth and prediction of a few images, spread over the dataset."""
+    chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
+    rows = [(*dataset[int(i)], to_host(predict(net, dataset[int(i)][0]))[0]) for i in chosen]
+    plot.predictions(rows, dataset.classes, path)
+
+
+class Log:
+    """log.csv: a row a report. Rows after the step at which a run is taken up again are dropped."""
+
+    FIELDS = ("step", "lr", "loss", "images_per_s", *SCORES)
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, rows = path, []
+        if step and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self.file = path.open("w", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, self.FIELDS)
+        self.writer.writeheader()
+        self.writer.writerows(rows)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.writer.writerow(row)
+        self.file.flush()
+
+
+# Scores in words and files
+
+
+def describe(scores: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
+
+
+def write_metrics(path: Path, matrix: ConfusionMatrix, classes: tuple[str, ...], **extra: Any) -> None:
+    """Write metrics.json: the four scores, IU a class (null where no label has the class), and the baseline's scores."""
+    iou = {name: None if math.isnan(value) else float(value) for name, value in zip(classes, matrix.iou, strict=True)}
+    content = matrix.scores() | {"iou": iou, "constant_baseline": matrix.constant_baseline().scores()} | extra
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def report(metrics: dict[str, Any]) -> str:
+    """The scores of a metrics.json as a table for the terminal."""
+    lines = [f"{'':24}{'this net':>10}{'one class':>11}    (one class: the most frequent one everywhere)"]
+    for name in SCORES:
+        lines.append(f"{name.replace('_', ' '):24}{metrics[name]:10.3f}{metrics['constant_baseline'][name]:11.3f}")
+    lines += ["", f"{'IU a class':24}"]
+    for name, value in metrics["iou"].items():
+        lines.append(f"  {name:22}" + ("  not in the labels" if value is None else f"{value:10.3f}"))
+    return "\n".join(lines)
