@@ -62,8 +62,8 @@ def check_gradient(
 
     Floating-point arguments are copied to float64 first; others (labels, None) are passed on as they are. `names` are the
     arguments' names in messages, by default those of forward's parameters. `step` is the root-mean-square change of
-    an entry between two evaluations, in units of the entries' own root mean square (at least 1); `tolerance` bounds the error,
-    relative to the derivative that a random direction has on average.
+    an entry between two evaluations, in units of the entries' own standard deviation (at least 1); `tolerance` bounds
+    the error, relative to the derivative that a random direction has on average.
 
     `directions` random directions move all arguments together, and one more moves each argument alone.
 
@@ -124,7 +124,7 @@ def check_gradient(
     kinks, worst, shrink = 0, 0.0, 1.0
     for trial in trials:
         size = max(sum(values[k].size for k in trial), 1)
-        scale = max(1.0, (sum(float((values[k] ** 2).sum()) for k in trial) / size) ** 0.5)
+        scale = max(1.0, (sum(values[k].size * float(values[k].var()) for k in trial if values[k].size) / size) ** 0.5)
         typical = (sum(float((gradients[k] ** 2).sum()) for k in trial) / size) ** 0.5  # of <gradient, v> over all v
         verdict = "kink"
         while verdict == "kink":

@@ -209,8 +209,7 @@ def _patch(xp, x_shape, dtype, images: slice, rows: slice, geometry: Geometry):
     top, bottom = geometry.input_rows(rows)
     p = geometry.padding[1]
     patch = xp.zeros((channels, images.stop - images.start, bottom - top, width + 2 * p), dtype)
-    first, last = min(max(top, 0), height), max(min(bottom, height), 0)
-    last = max(first, last)  # a band may see nothing but padding
+    first, last = (min(max(r, 0), height) for r in (top, bottom))  # equal where a band sees nothing but padding
     inside = (slice(None), slice(None), slice(first - top, last - top), slice(p, p + width))
     source = (images, slice(None), slice(first, last))
     return patch, inside, source

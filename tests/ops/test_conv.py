@@ -1,0 +1,228 @@
+"""tinyfcn.ops.conv: values and gradients against loops, edge cases, layouts, memory, and bad arguments."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyfcn import ops
+from tinyfcn.gradcheck import check_gradient
+
+EXACT = {"rtol": 1e-11, "atol": 1e-11}
+QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+def draw(*shape, seed=0, dtype=np.float64):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def agree_with_reference(x, weight, bias, **options):
+    y, cache = ops.conv2d_forward(x, weight, bias, **options)
+    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, **options), **EXACT)
+    dy = draw(*y.shape, seed=9)
+    expected = reference.conv2d_backward(dy, x, weight, **options)
+    for name, found, wanted in zip(
+        ("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), expected, strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, **EXACT, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "options"),
+    [
+        pytest.param((7, 6), (3, 3), {"padding": 1}, id="as VGG"),
+        pytest.param((7, 6), (3, 3), {}, id="no padding"),
+        pytest.param((5, 4), (1, 1), {}, id="1x1"),
+        pytest.param((1, 1), (1, 1), {}, id="1x1 of one pixel"),
+        pytest.param((1, 1), (3, 3), {"padding": 1}, id="one pixel in padding"),
+        pytest.param((5, 4), (5, 4), {}, id="kernel as large as the input"),
+        pytest.param((3, 2), (7, 6), {"padding": 2}, id="kernel as large as the padded input"),
+        pytest.param((7, 7), (3, 3), {"stride": 2}, id="stride that divides"),
+        pytest.param((8, 9), (3, 4), {"stride": (3, 2)}, id="strides that do not divide"),
+        pytest.param((4, 4), (2, 2), {"stride": 5}, id="stride beyond the input"),
+        pytest.param((3, 3), (2, 2), {"padding": (4, 0)}, id="windows of nothing but padding"),
+        pytest.param((9, 8), (3, 2), {"dilation": (2, 3)}, id="dilation"),
+        pytest.param(
+            (9, 10), (3, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}, id="all of them"
+        ),
+        pytest.param((6, 6), (3, 3), {"stride": [2, 1]}, id="a list for a pair"),
+    ],
+)
+def test_values_and_gradients_equal_the_loops(size, kernel, options):
+    agree_with_reference(draw(2, 3, *size), draw(4, 3, *kernel), draw(4), **options)
+
+
+@st.composite
+def convolutions(draw_from):
+    small = st.integers(1, 3)
+    pairs = {name: draw_from(st.tuples(small, small)) for name in ("kernel", "stride", "dilation")}
+    padding = draw_from(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    spans = [(k - 1) * d + 1 for k, d in zip(pairs["kernel"], pairs["dilation"], strict=True)]
+    size = [max(1, s - 2 * p) + draw_from(st.integers(0, 4)) for s, p in zip(spans, padding, strict=True)]
+    counts = draw_from(st.tuples(st.integers(0, 2), small, small))
+    return (
+        counts,
+        size,
+        pairs["kernel"],
+        {"stride": pairs["stride"], "padding": padding, "dilation": pairs["dilation"]},
+    )
+
+
+@QUICK
+@given(convolutions())
+def test_any_shape_and_option_equals_the_loops(case):
+    (images, channels, filters), size, kernel, options = case
+    agree_with_reference(
+        draw(images, channels, *size), draw(filters, channels, *kernel), draw(filters), **options
+    )
+
+
+@pytest.mark.parametrize("band", [(1, 1), (200, 1), (1, 10**4), (2000, 5)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": (3, 2), "padding": (2, 1), "dilation": 2}], ids=str
+)
+def test_the_size_of_a_band_changes_nothing(monkeypatch, band, options):
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
+    agree_with_reference(draw(5, 2, 8, 7), draw(3, 2, 3, 3), draw(3), **options)
+
+
+def test_bands_cover_rows_of_one_image_or_whole_images(monkeypatch):
+    from tinyfcn.ops import conv
+
+    monkeypatch.setattr(conv, "BAND_BYTES", 1)
+    for columns, expected in [(1, (1, 1)), (12, (1, 3)), (20, (1, 5)), (47, (2, 5)), (10**6, (3, 5))]:
+        monkeypatch.setattr(conv, "BAND_COLUMNS", columns)
+        bands = list(conv._bands(8, (3, 2, 5, 4)))
+        assert (bands[0][0].stop, bands[0][1].stop) == expected
+        covered = [(n, r) for i, j in bands for n in range(i.start, i.stop) for r in range(j.start, j.stop)]
+        assert covered == [(n, r) for n in range(3) for r in range(5)]
+
+
+def test_no_bias_gives_no_bias_gradient():
+    x, weight = draw(1, 2, 5, 5), draw(3, 2, 3, 3)
+    y, cache = ops.conv2d_forward(x, weight)
+    np.testing.assert_allclose(y, reference.conv2d(x, weight), **EXACT)
+    assert ops.conv2d_backward(y, cache)[2] is None
+
+
+def test_batch_of_none_gives_zero_gradients():
+    y, cache = ops.conv2d_forward(draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3), padding=1)
+    dx, dweight, dbias = ops.conv2d_backward(y, cache)
+    assert y.shape == (0, 3, 5, 5) and dx.shape == (0, 2, 5, 5)
+    assert dweight.shape == (3, 2, 3, 3) and not dweight.any() and dbias.shape == (3,) and not dbias.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept(dtype):
+    x, weight, bias = (draw(*s, dtype=dtype) for s in [(2, 3, 6, 5), (4, 3, 3, 3), (4,)])
+    y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
+    assert {a.dtype for a in (y, *ops.conv2d_backward(y, cache))} == {np.dtype(dtype)}
+    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-5)
+
+
+def frozen(array):
+    array.flags.writeable = False
+    return array
+
+
+def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
+    whole = [draw(6, 7, 3, 2), draw(8, 3, 3, 3), draw(8), draw(7, 6, 4, 2, seed=1)]
+    kept = [a.copy() for a in whole]
+    x = frozen(whole[0]).T[:, :, ::-1]  # (2, 3, 7, 6): transposed and turned round
+    weight, bias = frozen(whole[1])[::2, :, ::-1, ::-1], frozen(whole[2])[::-2]
+    dy = frozen(whole[3]).transpose(3, 2, 0, 1)
+    y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
+    same, same_cache = ops.conv2d_forward(x.copy(), weight.copy(), bias.copy(), padding=1)
+    np.testing.assert_array_equal(y, same)
+    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, padding=1), **EXACT)
+    for a, b in zip(ops.conv2d_backward(dy, cache), ops.conv2d_backward(dy.copy(), same_cache), strict=True):
+        np.testing.assert_allclose(a, b, **EXACT)
+    for a, b in zip(whole, kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str
+)
+def test_gradient_check(options):
+    x = np.asfortranarray(draw(2, 3, 7, 5))
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), **options)
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), None, **options)
+
+
+def extra_memory(function, *arguments, **options):
+    """The result, and the most bytes that were in use beside the arguments."""
+    tracemalloc.start()
+    result = function(*arguments, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, peak
+
+
+def test_memory_of_a_large_convolution_stays_bounded():
+    # its column matrix would take 1.1 GB
+    x, weight = draw(1, 64, 698, 698, dtype=np.float32), draw(64, 64, 3, 3, dtype=np.float32)
+    (y, cache), forward = extra_memory(ops.conv2d_forward, x, weight, padding=1)
+    (dx, dweight, _), backward = extra_memory(ops.conv2d_backward, y, cache)
+    assert forward - y.nbytes < 100e6
+    assert backward - dx.nbytes - dweight.nbytes < 100e6
+
+
+def call(x=None, weight=None, bias=None, **options):
+    x = draw(1, 3, 5, 5) if x is None else x
+    return ops.conv2d_forward(x, draw(2, 3, 3, 3) if weight is None else weight, bias, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x": [[1.0]]}, TypeError, r"conv2d: x and weight: expected a NumPy or CuPy array, got list"),
+        (
+            {"x": draw(1, 3, 5, 5).astype(int)},
+            TypeError,
+            r"all float32 or all float64, but x is int64, weight is float64",
+        ),
+        ({"x": draw(1, 3, 5, 5).astype(np.float16)}, TypeError, r"x is float16"),
+        ({"x": draw(1, 3, 5, 5, dtype=np.float32)}, TypeError, r"x is float32, weight is float64"),
+        ({"bias": draw(2, dtype=np.float32)}, TypeError, r"bias is float32"),
+        ({"x": draw(3, 5, 5)}, ValueError, r"x must have axes \(N, C_in, H, W\), got shape \(3, 5, 5\)"),
+        (
+            {"weight": draw(3, 3)},
+            ValueError,
+            r"weight must have axes \(C_out, C_in, k_h, k_w\), got shape \(3, 3\)",
+        ),
+        ({"weight": draw(2, 4, 3, 3)}, ValueError, r"conv2d: x has 3 channels, weight expects 4"),
+        ({"weight": draw(0, 3, 3, 3)}, ValueError, r"no empty axis, got shape \(0, 3, 3, 3\)"),
+        ({"weight": draw(2, 3, 0, 3)}, ValueError, r"no empty axis, got shape \(2, 3, 0, 3\)"),
+        ({"bias": draw(3)}, ValueError, r"bias must have shape \(2,\), got \(3,\)"),
+        (
+            {"weight": draw(2, 3, 6, 3)},
+            ValueError,
+            r"kernel \(6, 3\) .* does not fit into x of \(5, 5\) padded by \(0, 0\)",
+        ),
+        ({"dilation": 3}, ValueError, r"dilation \(3, 3\) does not fit"),
+        ({"stride": 0}, ValueError, r"stride must be an int or a pair of ints of at least 1, got 0"),
+        ({"stride": (1, 2, 3)}, ValueError, r"stride .* got \(1, 2, 3\)"),
+        ({"padding": (1, -1)}, ValueError, r"padding .* at least 0, got \(1, -1\)"),
+        ({"padding": 1.0}, TypeError, r"padding must be an int or a pair of ints, got 1.0"),
+        ({"padding": "same"}, TypeError, r"padding must be an int or a pair of ints, got 'same'"),
+        ({"dilation": 0}, ValueError, r"dilation .* at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        call(**arguments)
+
+
+def test_a_gradient_of_another_shape_or_dtype_is_refused():
+    y, cache = call()
+    with pytest.raises(
+        ValueError, match=r"conv2d_backward: dy must have shape \(1, 2, 3, 3\), got \(1, 2, 3, 4\)"
+    ):
+        ops.conv2d_backward(draw(1, 2, 3, 4), cache)
+    with pytest.raises(TypeError, match="dy is float32"):
+        ops.conv2d_backward(y.astype(np.float32), cache)

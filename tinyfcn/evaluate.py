@@ -1,0 +1,62 @@
+"""`python -m tinyfcn.evaluate RUN --data ...`: the scores of a trained network on labelled images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tinyfcn import command
+from tinyfcn.errors import InputError
+from tinyfcn.trainer import (
+    evaluate,
+    load_network,
+    open_dataset,
+    plot_predictions,
+    read_config,
+    report,
+    write_metrics,
+)
+
+
+def parser() -> command.Parser:
+    parse = command.Parser(
+        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU a class."
+    )
+    parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
+    parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
+    parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
+    parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
+    parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-SPLIT)")
+    return parse
+
+
+def main() -> None:
+    options = parser().parse_args()
+    if options.run.is_dir():
+        config = read_config(options.run)
+        data, split = options.data or config["data"], options.split or config["val_split"]
+    elif options.data:
+        data, split = options.data, options.split or "val"
+    else:
+        raise InputError(f"{options.run} is a file, which does not know its data: add --data")
+    net, description = load_network(options.run, options.device)
+    dataset = open_dataset(data, split, options.subset)
+    if list(dataset.classes) != description.get("classes", list(dataset.classes)):
+        raise InputError(
+            f"{data} has the classes {', '.join(dataset.classes)}, "
+            f"but {options.run} was trained on {', '.join(description['classes'])}"
+        )
+    home = options.run if options.run.is_dir() else options.run.parent
+    out = options.out or home / f"evaluation-{Path(split).stem}"
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(out / "metrics.json", evaluate(net, dataset), dataset.classes, images=len(dataset))
+    plot_predictions(net, dataset, out / "predictions.png")
+    print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
+    print(report(json.loads((out / "metrics.json").read_text(encoding="utf-8"))))
+    print(f"\n{out}: metrics.json, predictions.png")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,76 @@
+"""`python -m tinyfcn.predict RUN IMAGE... --out DIR`: label every pixel of photographs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from tinyfcn import command, plot
+from tinyfcn.backend import to_host
+from tinyfcn.data import read_image, write_label
+from tinyfcn.errors import InputError
+from tinyfcn.trainer import load_network, predict
+
+
+def parser() -> command.Parser:
+    parse = command.Parser(
+        prog="python -m tinyfcn.predict",
+        description="For each IMAGE write NAME.png, the class index of every pixel in VOC's palette, "
+        "and NAME_overlay.png, the photograph tinted with its classes. Both have the photograph's size.",
+    )
+    parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
+    parse.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parse.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parse.add_argument(
+        "--max-side",
+        type=command.positive(int),
+        default=1024,
+        metavar="N",
+        help="shrink larger photographs to N pixels for the network, and its answer back (default %(default)s)",
+    )
+    parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    return parse
+
+
+def main() -> None:
+    options = parser().parse_args()
+    name, count = Counter(path.stem for path in options.images).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{count} images are called {name}: their predictions would overwrite each other; use two --out")
+    net, description = load_network(options.run, options.device)
+    classes = description.get("classes", [])
+    background = classes.index("background") if "background" in classes else None
+    options.out.mkdir(parents=True, exist_ok=True)
+    seen: Counter[int] = Counter()
+    for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
+        image = read_image(path)
+        label = _resized(to_host(predict(net, _shrunk(image, options.max_side)))[0], image.shape[:2])
+        write_label(options.out / f"{path.stem}.png", label)
+        Image.fromarray(plot.overlay(image, label, background)).save(options.out / f"{path.stem}_overlay.png")
+        seen.update({k: int(n) for k, n in enumerate(np.bincount(label.ravel())) if n})
+    print(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
+    for k, pixels in seen.most_common():
+        print(f"  {classes[k] if classes else k:22} {pixels / sum(seen.values()):6.1%}")
+
+
+def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
+    """The image, its longer side at most `side` pixels."""
+    factor = side / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _resized(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The label at this height and width, by nearest neighbour."""
+    return np.asarray(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))
