@@ -9,9 +9,12 @@ counted pixels, steps on the sum with (lr, weight_decay) are steps on the mean w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tinyfcn.backend import Array, array_module
 
-BIAS_RATE = 2.0
+BIAS_RATE = 2.0  # times the learning rate of weights
+CHUNK = 1 << 15  # entries that are updated at a time
 
 
 class SGD:
@@ -28,14 +31,14 @@ class SGD:
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        for name, g in grads.items():
-            w, v = params[name], _moment(self.state, name, g)
+        for name, gradient in grads.items():
             lr, decay = _rates(name, self.lr * factor, self.weight_decay)
-            v *= self.momentum
-            v -= lr * g
-            if decay:
-                v -= (lr * decay) * w
-            w += v
+            for w, g, v in _chunks(params[name], gradient, _moment(self.state, name, gradient)):
+                v *= self.momentum
+                v -= lr * g
+                if decay:
+                    v -= (lr * decay) * w
+                w += v
 
 
 class Adam:
@@ -56,20 +59,17 @@ class Adam:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
         self.steps += 1
         b1, b2 = self.betas
-        for name, g in grads.items():
-            xp = array_module(g)
-            w, m, v = params[name], _moment(self.state, f"{name}.m", g), _moment(self.state, f"{name}.v", g)
+        for name, gradient in grads.items():
+            xp = array_module(gradient)
             lr, decay = _rates(name, self.lr * factor, self.weight_decay)
-            m += (1 - b1) * (g - m)
-            v += (1 - b2) * (g * g - v)
-            if decay:
-                w *= 1 - lr * decay
-            denominator = xp.sqrt(v)
-            denominator /= (1 - b2**self.steps) ** 0.5
-            denominator += self.eps
-            xp.divide(m, denominator, out=denominator)
-            denominator *= lr / (1 - b1**self.steps)
-            w -= denominator
+            moments = _moment(self.state, f"{name}.m", gradient), _moment(self.state, f"{name}.v", gradient)
+            for w, g, m, v in _chunks(params[name], gradient, *moments):
+                m += (1 - b1) * (g - m)
+                v += (1 - b2) * (g * g - v)
+                if decay:
+                    w *= 1 - lr * decay
+                rms = xp.sqrt(v / (1 - b2**self.steps))
+                w -= (lr / (1 - b1**self.steps)) * m / (rms + self.eps)
 
 
 def constant(progress: float) -> float:
@@ -83,6 +83,16 @@ def poly(progress: float) -> float:
 
 
 SCHEDULES = {"poly": poly, "constant": constant}
+
+
+def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Arrays of one shape as flat pieces, seen together, small enough for all to stay in the cache between operations.
+
+    The first is updated through its pieces, so it must be contiguous; parameters and moments are.
+    """
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, CHUNK):
+        yield tuple(array[start : start + CHUNK] for array in flat)
 
 
 def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--subset", type=integer, metavar="N", help="train on the first N images of the list only")
     data.add_argument("--subset-seed", type=int, metavar="SEED", help="... on N random ones instead")
     data.add_argument(
-        "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 128)"
+        "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
     )
     data.add_argument(
         "--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first"
@@ -94,10 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = vars(parser().parse_args())
-    if "resume" in given:
-        run = _resume(Path(given.pop("resume")), given)
-    else:
-        run = _new(given)
+    run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given)
     config = run.config
     print(
         f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "

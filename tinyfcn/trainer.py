@@ -39,19 +39,19 @@ class Config:
     subset: int | None = None
     subset_seed: int | None = None
     model: str = "fcn8s"
-    width: float = 0.25
+    width: float = 0.125
     padding: str = "same"
-    dropout: float = 0.5
+    dropout: float = 0.0
     learn_upsampling: str = "none"
     freeze_trunk: bool = False
-    size: tuple[int, int] | None = (128, 128)  # (height, width) of crops; None: whole images
+    size: tuple[int, int] | None = (96, 96)  # (height, width) of crops; None: whole images
     scale: tuple[float, float] = (1.0, 1.0)
-    batch_size: int = 8
-    steps: int = 600
-    evaluations: int = 5
+    batch_size: int = 4
+    steps: int = 1600
+    evaluations: int = 4
     optimiser: str = "adam"
     schedule: str = "poly"
-    lr: float = 1e-3
+    lr: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
     loss: str = "mean"
@@ -197,6 +197,12 @@ def build_network(config: Config, num_classes: int) -> FCN:
     return net
 
 
+def build_optimiser(config: Config) -> SGD | Adam:
+    if config.optimiser == "sgd":
+        return SGD(config.lr, config.momentum, config.weight_decay)
+    return Adam(config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay)
+
+
 def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str, Any]]:
     """The network that a checkpoint holds, and its description (class names among it), from the file alone.
 
@@ -228,16 +234,9 @@ class Run:
         if self.train_set.classes != self.val_set.classes:
             raise InputError(f"{config.split} and {config.val_split} have different classes")
         self.net = build_network(config, self.train_set.num_classes)
-        kind = {"adam": self._adam, "sgd": self._sgd}
-        self.optimiser = kind[config.optimiser]()
+        self.optimiser = build_optimiser(config)
         self.step = 0
         self.best = -1.0  # mean IU of the best evaluation so far
-
-    def _sgd(self) -> SGD:
-        return SGD(self.config.lr, self.config.momentum, self.config.weight_decay)
-
-    def _adam(self) -> Adam:
-        return Adam(self.config.lr, betas=(self.config.momentum, 0.999), weight_decay=self.config.weight_decay)
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the folder."""

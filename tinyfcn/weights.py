@@ -44,7 +44,7 @@ def write(path: str | Path, tensors: dict[str, np.ndarray], description: dict[st
         if path.suffix == ".safetensors":
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={DESCRIPTION: text})
         elif path.suffix == ".npz":
-            np.savez(partial, **tensors, **{DESCRIPTION: np.array(text)})
+            np.savez(partial, allow_pickle=False, **tensors | {DESCRIPTION: np.array(text)})
         else:
             raise InputError(f"{path}: weights are written as .safetensors or .npz")
         os.replace(partial, path)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ IMAGE_SUFFIXES = (".jpg", ".png")
 # Whatever Pillow raises on bytes that are not the picture they claim to be.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
-PathLike = str | os.PathLike[str]
+PathLike = str | Path
 Pair = tuple[np.ndarray, np.ndarray]
 
 

@@ -219,10 +219,9 @@ def _window(offset: int, height: int, width: int) -> tuple:
 
 
 def _cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple]:
-    if offset >= 0:  # skip[offset] lies where up[0] does
-        skip_crop, up_crop = _window(offset, *up.shape[2:]), ...
-    else:
-        skip_crop, up_crop = ..., _window(-offset, *skip.shape[2:])
+    height, width = (up if offset >= 0 else skip).shape[2:]
+    skip_crop = _window(max(offset, 0), height, width)  # skip[offset] lies where up[0] does
+    up_crop = _window(max(-offset, 0), height, width)
     return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
 
 

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.models import VGG16, FCN32s
+
+
+def spread(net, seed=0):
+    """Give every parameter, also biases and scores, random values."""
+    rng = np.random.default_rng(seed)
+    for p in net.params.values():
+        p += 0.1 * rng.standard_normal(p.shape)
+    return net
+
+
+def test_number_of_parameters_is_the_published_one():
+    # Simonyan and Zisserman, table 2: 138 million. Counted here from the layers' names alone, without making them.
+    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    expected = sum(9 * a * b + b for a, b in zip(channels, channels[1:], strict=False))
+    expected += 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
+    assert expected == 138_357_544
+    assert sum(p.size for p in VGG16().params.values()) == expected
+
+
+def test_gradient_of_every_parameter_and_of_the_image():
+    net = spread(VGG16(3, width=1 / 64, dropout=0, dtype=np.float64))
+    names = list(net.params)
+
+    def forward(x, *params):
+        net.params = dict(zip(names, params, strict=True))
+        return net.forward(x, training=True), None
+
+    def backward(dy, _):
+        dx = net.backward(dy, need_dx=True)
+        return dx, *(net.grads[name] for name in names)
+
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224))
+    check_gradient(forward, backward, x, *net.params.values(), names=["x", *names], directions=2, step=1e-7)
+
+
+def test_the_classifier_is_the_fcn_at_one_place():
+    """Convolutionalisation (paper, figure 2): fc6 as a 7x7 convolution, on an image of 224x224, gives the classifier's scores."""
+    vgg = spread(VGG16(5, width=1 / 32, dtype=np.float64))
+    net = FCN32s(5, width=1 / 32, padding="same", dtype=np.float64)
+    net.fc6_padding = 0
+    for name in net.params:
+        net.params[name] = vgg.params[name.replace("score_fr", "fc8")].reshape(net.params[name].shape)
+    x = np.random.default_rng(1).standard_normal((2, 3, 224, 224))
+    _, _, conv7 = net._trunk(x, training=False)
+    scores = net.conv("score_fr", conv7)
+    assert scores.shape == (2, 5, 1, 1)
+    assert np.allclose(scores[:, :, 0, 0], vgg.forward(x), rtol=1e-12, atol=1e-12)
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="224x224"):
+        VGG16(3, width=1 / 64).forward(np.zeros((1, 3, 200, 224), np.float32))

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from tinyfcn import ops, optim
+from tinyfcn.models import FCN8s
+from tinyfcn.optim import SGD, Adam
+
+
+def gradients(steps, seed=0):
+    rng = np.random.default_rng(seed)
+    return [{"a.weight": rng.standard_normal((2, 3)), "a.bias": rng.standard_normal(2)} for _ in range(steps)]
+
+
+def parameters():
+    rng = np.random.default_rng(9)
+    return {"a.weight": rng.standard_normal((2, 3)), "a.bias": rng.standard_normal(2)}
+
+
+def test_sgd_follows_the_published_rule_entry_by_entry():
+    params, lr, momentum, decay = parameters(), 0.1, 0.9, 0.01
+    optimiser = SGD(lr, momentum, decay)
+    expected = {name: [(w, 0.0) for w in p.ravel()] for name, p in params.items()}
+    for grads in gradients(5):
+        optimiser.step(params, grads)
+        for name, entries in expected.items():
+            bias = name.endswith("bias")
+            for k, (w, v) in enumerate(entries):
+                v = momentum * v - lr * (2 if bias else 1) * (grads[name].ravel()[k] + (0 if bias else decay) * w)
+                entries[k] = (w + v, v)
+    for name, entries in expected.items():
+        assert np.allclose(params[name].ravel(), [w for w, _ in entries], rtol=1e-13)
+
+
+def test_adam_follows_the_published_rule_entry_by_entry():
+    params, lr, decay = parameters(), 0.01, 0.1
+    optimiser = Adam(lr, weight_decay=decay)
+    expected = {name: [(w, 0.0, 0.0) for w in p.ravel()] for name, p in params.items()}
+    for t, grads in enumerate(gradients(5), 1):
+        optimiser.step(params, grads)
+        for name, entries in expected.items():
+            rate = lr * (2 if name.endswith("bias") else 1)
+            for k, (w, m, v) in enumerate(entries):
+                g = grads[name].ravel()[k]
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                w *= 1 - rate * (0 if name.endswith("bias") else decay)
+                w -= rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)) ** 0.5 + 1e-8)
+                entries[k] = (w, m, v)
+    for name, entries in expected.items():
+        assert np.allclose(params[name].ravel(), [w for w, _, _ in entries], rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), Adam(0.1)])
+def test_large_arrays_are_updated_to_the_end(optimiser, monkeypatch):
+    rng = np.random.default_rng(0)
+    start, grads = rng.standard_normal((7, 11)), {"w": rng.standard_normal((7, 11))}
+    whole, pieces = {"w": start.copy()}, {"w": start.copy()}
+    other = type(optimiser)(0.1)
+    optimiser.step(whole, grads)
+    monkeypatch.setattr(optim, "CHUNK", 10)
+    other.step(pieces, grads)
+    assert np.array_equal(whole["w"], pieces["w"]) and (whole["w"] != start).all()
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), Adam(0.1)])
+def test_a_parameter_without_gradient_stays(optimiser):
+    params = parameters()
+    before = params["a.weight"].copy()
+    optimiser.step(params, {"a.bias": np.ones(2)})
+    assert np.array_equal(params["a.weight"], before)
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), Adam(0.1)])
+def test_gradients_are_not_changed_and_dtype_is_kept(optimiser):
+    params = {name: p.astype(np.float32) for name, p in parameters().items()}
+    grads = {name: g.astype(np.float32) for name, g in gradients(1)[0].items()}
+    copies = {name: g.copy() for name, g in grads.items()}
+    optimiser.step(params, grads, factor=0.5)
+    assert all(np.array_equal(grads[name], copies[name]) for name in grads)
+    assert all(p.dtype == np.float32 for p in params.values())
+    assert all(moment.dtype == np.float32 for moment in optimiser.state.values())
+
+
+def test_the_summed_and_the_normalised_loss_take_the_same_path():
+    """The paper's heavy learning (summed loss, momentum 0.99, a tiny rate) is the mean loss at pixels times that rate,
+    with the weight decay divided by as much."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 3, 30, 40))
+    labels = rng.integers(0, 3, (1, 30, 40))
+    labels[0, :4] = 255
+    pixels = 26 * 40
+    lr, decay = 1e-5, 5e-4
+    nets = []
+    for reduction, optimiser in (("sum", SGD(lr, 0.99, decay)), ("mean", SGD(lr * pixels, 0.99, decay / pixels))):
+        net = FCN8s(3, width=1 / 32, padding="same", dropout=0, dtype=np.float64)
+        start = {name: p.copy() for name, p in net.params.items()}
+        for _ in range(10):
+            loss, cache = ops.softmax_cross_entropy_forward(net.forward(x, training=True), labels, reduction=reduction)
+            net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
+            optimiser.step(net.params, net.grads)
+        nets.append(net)
+    for name, p in nets[0].params.items():
+        moved = abs(p - start[name]).max()
+        assert np.allclose(p, nets[1].params[name], rtol=0, atol=1e-9 * moved), name
+    assert abs(nets[0].params["score_fr.weight"]).max() > 1e-4  # they did move
+
+
+def test_schedules():
+    assert optim.constant(0.3) == 1
+    assert optim.poly(0) == 1 and optim.poly(1) == 0
+    assert optim.poly(0.75) == pytest.approx(0.25**0.9)
