@@ -30,7 +30,7 @@ PREPROCESSING = {
     "torchvision": Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
-# ImageNet's mean colour (RGB), which every preprocessing takes to within half a grey level of zero: padding an image
+# ImageNet's mean colour (RGB), which every preprocessing takes to within two grey levels of zero: padding an image
 # with it is as neutral as a convolution's own zero padding.
 MEAN_COLOUR = (124, 116, 104)
 

@@ -22,7 +22,7 @@ from tinyfcn.errors import InputError
 LENGTHS = {"train": 480, "val": 96}
 SIDES = (96, 160)  # a picture's height and width, each drawn on its own
 MAX_OBJECTS = 5
-MIN_RADIUS = 18.0  # pixels: an FCN-8s sees steps of 8, and thin parts are a quarter of this
+MIN_RADIUS = 18.0  # pixels: an FCN-8s sees steps of 8, and thin parts are 0.44 of this, 8 pixels
 MAX_RADIUS = 0.4  # of the picture's shorter side
 BORDER = 1.5  # pixels of contour on either side of an outline
 MIN_VISIBLE = 0.7  # the part of each object that must stay in sight, so that it can be told from others

@@ -1,9 +1,11 @@
 """PASCAL VOC's layout on disk: reading a segmentation set, and writing any set in the same form.
 
-    ROOT/JPEGImages/ID.jpg                      the photographs (.png is read too)
+    ROOT/JPEGImages/ID.jpg                      the photographs (.jpeg and .png are read too)
     ROOT/SegmentationClass/ID.png               the labels: PNGs whose pixels are class indices, 255 = ignore
     ROOT/ImageSets/Segmentation/SPLIT.txt       lists of ids, one a line
     ROOT/classes.txt                            class names, one a line, index 0 first (absent: VOC's own 21)
+
+A label's pixels are indices; the colours of its palette are for people and are never read.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
-IMAGE_SUFFIXES = (".jpg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 # Whatever Pillow raises on bytes that are not the picture they claim to be.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -79,9 +81,7 @@ class VOCSegmentation:
     sizes that differ, a value that is no class).
     """
 
-    def __init__(
-        self, root: PathLike, split: str = "train", subset: int | None = None, subset_seed: int | None = None
-    ) -> None:
+    def __init__(self, root: PathLike, split: str = "train", subset: int | None = None, subset_seed: int | None = None) -> None:
         self.root = Path(root)
         _check_layout(self.root)
         list_path = _find_list(self.root, split)
@@ -151,10 +151,8 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
     """
     label = np.asarray(label)
     if label.ndim != 2 or label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) > 255:
-        raise ValueError(
-            f"write_label: label must be (H, W) integers in 0..255, got {label.dtype} of shape {label.shape}"
-        )
-    image = Image.fromarray(label.astype(np.uint8)).convert("L")
+        raise ValueError(f"write_label: label must be (H, W) integers in 0..255, got {label.dtype} of shape {label.shape}")
+    image = Image.fromarray(label.astype(np.uint8))
     image.putpalette(palette().tobytes())
     image.save(path, format="PNG")
 
@@ -262,11 +260,12 @@ def _check_ids(ids: Sequence[str], source: str) -> None:
 
 
 def _check_files(root: Path, ids: Sequence[str], list_path: Path) -> None:
-    for what, find in (("image", _image_path), ("label", _label_path)):
+    other_suffixes = f" (nor {' nor '.join(IMAGE_SUFFIXES[1:])})"
+    for what, find, also in (("image", _image_path, other_suffixes), ("label", _label_path, "")):
         missing = [path for id_ in ids if not (path := find(root, id_)).is_file()]
         if missing:
             raise InputError(
-                f"no {what} {missing[0]}, and so for {len(missing)} of the {len(ids)} ids of {list_path};"
+                f"no {what} {missing[0]}{also}, and so for {len(missing)} of the {len(ids)} ids of {list_path};"
                 f" add the {what}s or take these ids off the list"
             )
 
