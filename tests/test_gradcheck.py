@@ -104,12 +104,7 @@ def test_a_right_backward_passes(op):
 
 @pytest.mark.parametrize(
     ("op", "argument", "mutation"),
-    [
-        (o, k, m)
-        for o, k in GRADIENTS
-        for m in MUTATIONS
-        if m != "a transposed axis" or PASSES[o][2][k].ndim > 1
-    ],
+    [(o, k, m) for o, k in GRADIENTS for m in MUTATIONS if m != "a transposed axis" or PASSES[o][2][k].ndim > 1],
 )
 def test_a_wrong_backward_fails(op, argument, mutation):
     forward, backward, arguments = PASSES[op]
@@ -119,9 +114,7 @@ def test_a_wrong_backward_fails(op, argument, mutation):
         gradients[argument] = MUTATIONS[mutation](gradients[argument])
         return tuple(gradients)
 
-    with pytest.raises(
-        GradientError, match="backward disagrees with the numerical derivative: worst entry: "
-    ):
+    with pytest.raises(GradientError, match="backward disagrees with the numerical derivative: worst entry: "):
         check_gradient(forward, wrong, *arguments)
 
 
@@ -168,9 +161,7 @@ MISTAKES = {
     ),
     "cross-entropy that counts ignored pixels in its gradient": (
         lambda s: ops.softmax_cross_entropy_forward(s, LABELS, reduction="sum"),
-        lambda dy, cache: ops.softmax_cross_entropy_backward(
-            dy, (*cache[:2], np.ones_like(cache[2]), *cache[3:])
-        ),
+        lambda dy, cache: ops.softmax_cross_entropy_backward(dy, (*cache[:2], np.ones_like(cache[2]), *cache[3:])),
         draw(2, 3, 4, 4),
     ),
     "cross-entropy that ignores the gradient from above": (
@@ -231,9 +222,7 @@ def plant(backward, argument, place, change):
     return wrong
 
 
-@pytest.mark.parametrize(
-    ("argument", "name", "place"), [(0, "x", (1, 2, 3, 4)), (1, "weight", (0, 2, 1, 0)), (2, "bias", (2,))]
-)
+@pytest.mark.parametrize(("argument", "name", "place"), [(0, "x", (1, 2, 3, 4)), (1, "weight", (0, 2, 1, 0)), (2, "bias", (2,))])
 def test_the_message_names_argument_entry_and_both_values(argument, name, place):
     arguments = draw(2, 3, 5, 6), draw(4, 3, 3, 3), draw(4)
     seen = []
@@ -255,9 +244,7 @@ def test_the_message_names_argument_entry_and_both_values(argument, name, place)
 def test_names_may_be_given():
     wrong = plant(ops.linear_backward, 1, (0, 1), 1.0)
     with pytest.raises(GradientError, match=r"worst entry: fc7.weight\[0, 1\], backward"):
-        check_gradient(
-            ops.linear_forward, wrong, draw(2, 3), draw(4, 3), draw(4), names=["in", "fc7.weight", "fc7.bias"]
-        )
+        check_gradient(ops.linear_forward, wrong, draw(2, 3), draw(4, 3), draw(4), names=["in", "fc7.weight", "fc7.bias"])
     with pytest.raises(ValueError, match="2 names for 3 arguments"):
         check_gradient(ops.linear_forward, wrong, draw(2, 3), draw(4, 3), draw(4), names=["in", "out"])
 
@@ -449,9 +436,7 @@ def test_the_step_fits_the_spread_of_the_arguments_not_their_offset(offset):
 def test_none_and_other_arguments_are_passed_on():
     check_gradient(ops.conv2d_forward, ops.conv2d_backward, draw(1, 2, 5, 5), draw(3, 2, 3, 3), None)
     check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, draw(1, 2, 6, 6), 2)
-    check_gradient(
-        ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), LABELS
-    )
+    check_gradient(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), LABELS)
 
 
 def test_arrays_without_entries_and_gradients_of_zero_pass():
@@ -459,9 +444,7 @@ def test_arrays_without_entries_and_gradients_of_zero_pass():
     check_gradient(ops.conv2d_forward, ops.conv2d_backward, draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3))
     check_gradient(ops.relu_forward, ops.relu_backward, -abs(draw(4)) - 1)
     ignored = np.full((2, 4, 4), 255)
-    check_gradient(
-        ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), ignored
-    )
+    check_gradient(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), ignored)
 
 
 def test_a_gradient_of_zero_where_there_is_one_fails():
@@ -472,8 +455,7 @@ def test_a_gradient_of_zero_where_there_is_one_fails():
 def test_a_seed_repeats_a_check():
     x, weight = draw(2, 3), draw(4, 3)
     first, again, other = (
-        check_gradient(ops.linear_forward, ops.linear_backward, x, weight, seed=seed).worst
-        for seed in (1, 1, 2)
+        check_gradient(ops.linear_forward, ops.linear_backward, x, weight, seed=seed).worst for seed in (1, 1, 2)
     )
     assert first == again != other
 

@@ -94,7 +94,7 @@ def test_the_summed_and_the_normalised_loss_take_the_same_path():
         net = FCN8s(3, width=1 / 32, padding="same", dropout=0, dtype=np.float64)
         start = {name: p.copy() for name, p in net.params.items()}
         for _ in range(10):
-            loss, cache = ops.softmax_cross_entropy_forward(net.forward(x, training=True), labels, reduction=reduction)
+            _, cache = ops.softmax_cross_entropy_forward(net.forward(x, training=True), labels, reduction=reduction)
             net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
             optimiser.step(net.params, net.grads)
         nets.append(net)

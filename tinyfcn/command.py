@@ -36,13 +36,13 @@ def run(main: Callable[[], None]) -> int:
         return 130
 
 
-def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """An argument type: a number above 0."""
+def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], float]:
+    """An argument type: a number above 0, or also 0 itself."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        if not (0 < value < float("inf") or (zero and value == 0)):
+            raise argparse.ArgumentTypeError(f"must be {'0 or more' if zero else 'above 0'}, got {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it in "invalid int value"

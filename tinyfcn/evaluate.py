@@ -50,9 +50,10 @@ def main() -> None:
         )
     home = options.run if options.run.is_dir() else options.run.parent
     out = options.out or home / f"evaluation-{Path(split).stem}"
+    max_side = description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    write_metrics(out / "metrics.json", evaluate(net, dataset), dataset.classes, images=len(dataset))
-    plot_predictions(net, dataset, out / "predictions.png")
+    write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))
+    plot_predictions(net, dataset, out / "predictions.png", max_side)
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
     print(report(json.loads((out / "metrics.json").read_text(encoding="utf-8"))))
     print(f"\n{out}: metrics.json, predictions.png")

@@ -173,9 +173,12 @@ def _worst_entry(compare, gradients: dict[int, Array], labels: list[str], h: flo
             error, difference, verdict = compare({k: direction}, float(gradient[place]), h, typical)
             if error > worst[0] and verdict == "differs":
                 looked = f" (of {ENTRIES} entries looked at)" if gradient.size > ENTRIES else ""
-                worst = error, (
-                    f"worst entry: {labels[k]}[{', '.join(map(str, place))}]{looked}, "
-                    f"backward {float(gradient[place]):.9g}, numerical {difference:.9g}"
+                worst = (
+                    error,
+                    (
+                        f"worst entry: {labels[k]}[{', '.join(map(str, place))}]{looked}, "
+                        f"backward {float(gradient[place]):.9g}, numerical {difference:.9g}"
+                    ),
                 )
     return worst[1]
 

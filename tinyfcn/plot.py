@@ -28,9 +28,7 @@ def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None,
     return np.where(clear, image, tinted).round().astype(np.uint8)
 
 
-def predictions(
-    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], path: str | Path
-) -> None:
+def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], path: str | Path) -> None:
     """A picture with a row an example, (image, truth, prediction), and a legend of the classes that occur."""
     present = np.unique(np.concatenate([np.concatenate([t.ravel(), p.ravel()]) for _, t, p in rows]))
     aspect = np.mean([image.shape[0] / image.shape[1] for image, _, _ in rows])
@@ -43,9 +41,7 @@ def predictions(
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
     colours = palette() / 255
-    handles = [
-        Patch(facecolor=colours[k], edgecolor="0.5", label="ignored" if k == IGNORE else classes[k]) for k in present
-    ]
+    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label="ignored" if k == IGNORE else classes[k]) for k in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=100)
 

@@ -16,6 +16,8 @@ from tinyfcn.data import read_image, write_label
 from tinyfcn.errors import InputError
 from tinyfcn.trainer import load_network, predict
 
+MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
+
 
 def parser() -> command.Parser:
     parse = command.Parser(
@@ -29,9 +31,8 @@ def parser() -> command.Parser:
     parse.add_argument(
         "--max-side",
         type=command.positive(int),
-        default=1024,
         metavar="N",
-        help="shrink larger photographs to N pixels for the network, and its answer back (default %(default)s)",
+        help=f"shrink larger photographs to N pixels for the network (default: as in training, else {MAX_SIDE})",
     )
     parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     return parse
@@ -45,31 +46,18 @@ def main() -> None:
     net, description = load_network(options.run, options.device)
     classes = description.get("classes", [])
     background = classes.index("background") if "background" in classes else None
+    max_side = options.max_side or description.get("max_side") or MAX_SIDE
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
         image = read_image(path)
-        label = _resized(to_host(predict(net, _shrunk(image, options.max_side)))[0], image.shape[:2])
+        label = to_host(predict(net, image, max_side))
         write_label(options.out / f"{path.stem}.png", label)
         Image.fromarray(plot.overlay(image, label, background)).save(options.out / f"{path.stem}_overlay.png")
         seen.update({k: int(n) for k, n in enumerate(np.bincount(label.ravel())) if n})
     print(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():
         print(f"  {classes[k] if classes else k:22} {pixels / sum(seen.values()):6.1%}")
-
-
-def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
-    """The image, its longer side at most `side` pixels."""
-    factor = side / max(image.shape[:2])
-    if factor >= 1:
-        return image
-    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _resized(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The label at this height and width, by nearest neighbour."""
-    return np.asarray(Image.fromarray(label).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 if __name__ == "__main__":

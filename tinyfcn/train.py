@@ -43,13 +43,15 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--split", help=f"list to train on: a name, or a text file of ids (default {default.split})")
     data.add_argument("--val-split", help=f"list to evaluate on, likewise (default {default.val_split})")
     data.add_argument("--subset", type=integer, metavar="N", help="train on the first N images of the list only")
-    data.add_argument("--subset-seed", type=int, metavar="SEED", help="... on N random ones instead")
+    data.add_argument("--subset-seed", type=command.positive(int, zero=True), metavar="SEED", help="... on N random ones instead")
     data.add_argument(
         "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
     )
     data.add_argument(
-        "--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first"
+        "--max-side", type=integer, metavar="N", help="shrink images with a longer side first; scores are at full size still"
     )
+    data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
+    data.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror half of the images")
     data.add_argument("--batch-size", type=integer, metavar="N", help=f"images a step (default {default.batch_size})")
 
     model = parse.add_argument_group("network")
@@ -78,11 +80,13 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--optimiser", choices=("adam", "sgd"), help=f"(default {default.optimiser})")
     how.add_argument("--lr", type=number, help=f"learning rate; biases learn at twice this (default {default.lr})")
     how.add_argument("--momentum", type=_rate, help=f"of sgd; Adam's first beta (default {default.momentum})")
-    how.add_argument("--weight-decay", type=float, help=f"biases have none (default {default.weight_decay})")
+    how.add_argument(
+        "--weight-decay", type=command.positive(float, zero=True), help=f"biases have none (default {default.weight_decay})"
+    )
     how.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default {default.schedule})")
     how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
     how.add_argument("--evaluations", type=integer, help=f"in the course of training (default {default.evaluations})")
-    how.add_argument("--seed", type=int, help=f"(default {default.seed})")
+    how.add_argument("--seed", type=command.positive(int, zero=True), help=f"(default {default.seed})")
     how.add_argument("--device", choices=("auto", "cpu", "gpu"), help=f"(default {default.device})")
 
     run = parse.add_argument_group("run folder")
@@ -152,6 +156,8 @@ def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
     epochs = given.pop("epochs", None)
     values = base | given
     values["scale"] = tuple(values.get("scale", Config.scale))
+    if values["scale"][0] > values["scale"][1]:
+        raise InputError(f"--scale {values['scale'][0]} {values['scale'][1]}: give the smaller factor first")
     config = Config(**values)
     if epochs is not None:
         length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed))

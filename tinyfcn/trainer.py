@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, choose_device, to_device, to_host
-from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, stack, training_batch
+from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
@@ -45,7 +45,9 @@ class Config:
     learn_upsampling: str = "none"
     freeze_trunk: bool = False
     size: tuple[int, int] | None = (96, 96)  # (height, width) of crops; None: whole images
+    max_side: int | None = None  # larger images are shrunk to this for the network, its answer is scaled back
     scale: tuple[float, float] = (1.0, 1.0)
+    mirror: bool = True
     batch_size: int = 4
     steps: int = 1600
     evaluations: int = 4
@@ -110,12 +112,12 @@ def batch_indices(length: int, batch_size: int, step: int, seed: int) -> list[in
 
 
 def make_batch(dataset: Dataset, config: Config, step: int) -> Pair:
-    """Images (N, H, W, 3) and labels (N, H, W) of a step: random crops, or whole images, some mirrored."""
-    pairs = [dataset[i] for i in batch_indices(len(dataset), config.batch_size, step, config.seed)]
+    """Images (N, H, W, 3) and labels (N, H, W) of a step: random crops, or whole images, half of them mirrored."""
+    pairs = [shrink(*dataset[i], config.max_side) for i in batch_indices(len(dataset), config.batch_size, step, config.seed)]
     rng = np.random.default_rng([config.seed, 2, step])
     if config.size is None:
-        return stack([mirror(*pair) if rng.random() < 0.5 else pair for pair in pairs])
-    return training_batch(pairs, config.size, rng, scale=config.scale)
+        return stack([mirror(*pair) if config.mirror and rng.random() < 0.5 else pair for pair in pairs])
+    return training_batch(pairs, config.size, rng, config.scale, config.mirror)
 
 
 def ahead(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
@@ -129,19 +131,26 @@ def ahead(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
             yield result
 
 
-def evaluate(net: FCN, dataset: Dataset) -> ConfusionMatrix:
-    """Predict every image of a dataset at its own size and count the pixels."""
+def evaluate(net: FCN, dataset: Dataset, max_side: int | None = None) -> ConfusionMatrix:
+    """Predict every image of a dataset and count the pixels, at the image's own size."""
     matrix = ConfusionMatrix(net.num_classes)
     pairs = ahead(lambda i: dataset[i], range(len(dataset)))
     for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
-        matrix.update(to_device(label, net.xp)[None], predict(net, image))
+        matrix.update(to_device(label, net.xp)[None], predict(net, image, max_side)[None])
     return matrix
 
 
-def predict(net: FCN, image: np.ndarray) -> Array:
-    """The class of every pixel of one image (H, W, 3) uint8: (1, H, W) uint8, on the network's device."""
-    x = normalise(image[None], net.preprocessing).astype(net.dtype, copy=False)
-    return net.predict(to_device(x, net.xp))
+def predict(net: FCN, image: np.ndarray, max_side: int | None = None) -> Array:
+    """The class of every pixel of one image (H, W, 3) uint8: (H, W) uint8, on the network's device.
+
+    An image whose longer side has more than `max_side` pixels is shrunk for the network; each pixel then gets the class of
+    the nearest one that was labelled.
+    """
+    shrunk, _ = shrink(image, np.zeros(image.shape[:2], np.uint8), max_side)
+    x = normalise(shrunk[None], net.preprocessing).astype(net.dtype, copy=False)
+    label = net.predict(to_device(x, net.xp))[0]
+    rows, columns = (net.xp.arange(full) * small // full for full, small in zip(image.shape[:2], label.shape, strict=True))
+    return label[rows[:, None], columns]
 
 
 # The run folder
@@ -253,7 +262,11 @@ class Run:
         """Write the last checkpoint: weights, and what it takes to go on from there."""
         moments = {name: to_host(moment) for name, moment in self.optimiser.state.items()}
         weights.write(self.paths.optimiser, moments, {"step": self.step, "best": self.best})
-        self.net.save(self.paths.last, classes=list(self.train_set.classes), step=self.step)
+        self.net.save(self.paths.last, **self._extra())
+
+    def _extra(self) -> dict[str, Any]:
+        """What a checkpoint says besides what its network does."""
+        return {"classes": list(self.train_set.classes), "max_side": self.config.max_side, "step": self.step}
 
     def train(self) -> None:
         """Go on to the configured number of steps, then write the pictures and scores."""
@@ -270,9 +283,7 @@ class Run:
                     net.rng = net.xp.random.default_rng([config.seed, 3, step])
                     x = to_device(normalise(pixels, net.preprocessing), net.xp)
                     lr_factor = factor(step / config.steps)
-                    losses.append(
-                        train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor)
-                    )
+                    losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))
                     self.step = step + 1
                     images += len(pixels)
                     bar.update()
@@ -297,10 +308,10 @@ class Run:
         self.finish()
 
     def _evaluate(self) -> dict[str, float]:
-        matrix = evaluate(self.net, self.val_set)
+        matrix = evaluate(self.net, self.val_set, self.config.max_side)
         if matrix.mean_iou > self.best:
             self.best = matrix.mean_iou
-            self.net.save(self.paths.best, classes=list(self.train_set.classes), step=self.step)
+            self.net.save(self.paths.best, **self._extra())
             write_metrics(self.paths.metrics, matrix, self.val_set.classes, step=self.step)
         self.save()
         return matrix.scores()
@@ -309,13 +320,13 @@ class Run:
         """Draw the curves, and the predictions of the best checkpoint."""
         plot.curves(self.paths.log, self.paths.curves)
         self.net.load(self.paths.best)
-        plot_predictions(self.net, self.val_set, self.paths.predictions)
+        plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.max_side)
 
 
-def plot_predictions(net: FCN, dataset: Dataset, path: Path) -> None:
+def plot_predictions(net: FCN, dataset: Dataset, path: Path, max_side: int | None = None) -> None:
     """Image, truth and prediction of a few images, spread over the dataset."""
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
-    rows = [(*dataset[int(i)], to_host(predict(net, dataset[int(i)][0]))[0]) for i in chosen]
+    rows = [(image, label, to_host(predict(net, image, max_side))) for image, label in (dataset[int(i)] for i in chosen)]
     plot.predictions(rows, dataset.classes, path)
 
 

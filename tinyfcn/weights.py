@@ -86,9 +86,7 @@ def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarr
         raise InputError(f"{path}: not a readable file of weights: {error}") from None
 
 
-def fit(
-    tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, partial: bool, source: str | Path
-) -> LoadReport:
+def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, partial: bool, source: str | Path) -> LoadReport:
     """Decide which tensors go into parameters of these shapes; raises InputError where they do not fit."""
     loaded, kept = [], []
     for name, shape in shapes.items():

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ def spread(net, seed=0):
 def test_number_of_parameters_is_the_published_one():
     # Simonyan and Zisserman, table 2: 138 million. Counted here from the layers' names alone, without making them.
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-    expected = sum(9 * a * b + b for a, b in zip(channels, channels[1:], strict=False))
+    expected = sum(9 * a * b + b for a, b in pairwise(channels))
     expected += 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
     assert expected == 138_357_544
     assert sum(p.size for p in VGG16().params.values()) == expected

@@ -114,9 +114,7 @@ def test_a_bad_generator_is_named(rng):
         ops.dropout_forward(draw(2, 2), 0.5, rng)
 
 
-@pytest.mark.parametrize(
-    "x", [[1.0], np.ones(3, int), np.ones(3, np.float16), 1.0], ids=["list", "int64", "float16", "float"]
-)
+@pytest.mark.parametrize("x", [[1.0], np.ones(3, int), np.ones(3, np.float16), 1.0], ids=["list", "int64", "float16", "float"])
 def test_inputs_other_than_float_arrays_are_named(x, request):
     name = request.node.callspec.id
     with pytest.raises(TypeError, match=rf"relu: .*{name}"):

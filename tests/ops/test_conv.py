@@ -24,9 +24,7 @@ def agree_with_reference(x, weight, bias, **options):
     np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, **options), **EXACT)
     dy = draw(*y.shape, seed=9)
     expected = reference.conv2d_backward(dy, x, weight, **options)
-    for name, found, wanted in zip(
-        ("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), expected, strict=True
-    ):
+    for name, found, wanted in zip(("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), expected, strict=True):
         np.testing.assert_allclose(found, wanted, **EXACT, err_msg=name)
 
 
@@ -45,9 +43,7 @@ def agree_with_reference(x, weight, bias, **options):
         pytest.param((4, 4), (2, 2), {"stride": 5}, id="stride beyond the input"),
         pytest.param((3, 3), (2, 2), {"padding": (4, 0)}, id="windows of nothing but padding"),
         pytest.param((9, 8), (3, 2), {"dilation": (2, 3)}, id="dilation"),
-        pytest.param(
-            (9, 10), (3, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}, id="all of them"
-        ),
+        pytest.param((9, 10), (3, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}, id="all of them"),
         pytest.param((6, 6), (3, 3), {"stride": [2, 1]}, id="a list for a pair"),
     ],
 )
@@ -75,15 +71,11 @@ def convolutions(draw_from):
 @given(convolutions())
 def test_any_shape_and_option_equals_the_loops(case):
     (images, channels, filters), size, kernel, options = case
-    agree_with_reference(
-        draw(images, channels, *size), draw(filters, channels, *kernel), draw(filters), **options
-    )
+    agree_with_reference(draw(images, channels, *size), draw(filters, channels, *kernel), draw(filters), **options)
 
 
 @pytest.mark.parametrize("band", [(1, 1), (200, 1), (1, 10**4), (2000, 5)], ids=str)
-@pytest.mark.parametrize(
-    "options", [{"padding": 1}, {"stride": (3, 2), "padding": (2, 1), "dilation": 2}], ids=str
-)
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": (3, 2), "padding": (2, 1), "dilation": 2}], ids=str)
 def test_the_size_of_a_band_changes_nothing(monkeypatch, band, options):
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
@@ -145,9 +137,7 @@ def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str
-)
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str)
 def test_gradient_check(options):
     x = np.asfortranarray(draw(2, 3, 7, 5))
     check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), **options)
@@ -220,9 +210,7 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 def test_a_gradient_of_another_shape_or_dtype_is_refused():
     y, cache = call()
-    with pytest.raises(
-        ValueError, match=r"conv2d_backward: dy must have shape \(1, 2, 3, 3\), got \(1, 2, 3, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"conv2d_backward: dy must have shape \(1, 2, 3, 3\), got \(1, 2, 3, 4\)"):
         ops.conv2d_backward(draw(1, 2, 3, 4), cache)
     with pytest.raises(TypeError, match="dy is float32"):
         ops.conv2d_backward(y.astype(np.float32), cache)

@@ -14,9 +14,7 @@ def draw(*shape, seed=0, dtype=np.float64):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
 
 
-@pytest.mark.parametrize(
-    ("batch", "features", "outputs"), [(3, 5, 4), (1, 1, 1), (0, 3, 2), (7, 1, 6), (2, 9, 1)]
-)
+@pytest.mark.parametrize(("batch", "features", "outputs"), [(3, 5, 4), (1, 1, 1), (0, 3, 2), (7, 1, 6), (2, 9, 1)])
 def test_values_and_gradients_equal_the_loops(batch, features, outputs):
     x, weight, bias = draw(batch, features), draw(outputs, features), draw(outputs)
     y, cache = ops.linear_forward(x, weight, bias)
@@ -33,9 +31,7 @@ def test_it_is_a_convolution_whose_kernel_covers_the_input():
     same, same_cache = ops.conv2d_forward(x, weight, bias)
     np.testing.assert_allclose(y, same[:, :, 0, 0], **EXACT)
     dy = draw(2, 6)
-    for a, b in zip(
-        ops.linear_backward(dy, cache), ops.conv2d_backward(dy[:, :, None, None], same_cache), strict=True
-    ):
+    for a, b in zip(ops.linear_backward(dy, cache), ops.conv2d_backward(dy[:, :, None, None], same_cache), strict=True):
         np.testing.assert_allclose(a, b.reshape(a.shape), **EXACT)
 
 

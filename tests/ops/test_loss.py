@@ -26,9 +26,7 @@ def draw_labels(*shape, classes, ignored=0.3, seed=0):
 def agree_with_reference(scores, labels, reduction, class_weight=None, ignore_index=255):
     named = {"ignore_index": ignore_index, "class_weight": class_weight}
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, **named)
-    np.testing.assert_allclose(
-        loss, reference.softmax_cross_entropy(scores, labels, reduction=reduction, **named), **EXACT
-    )
+    np.testing.assert_allclose(loss, reference.softmax_cross_entropy(scores, labels, reduction=reduction, **named), **EXACT)
     dloss = draw(*loss.shape, seed=9) if reduction == "none" else 1.7
     pixelwise = np.broadcast_to(dloss, labels.shape)
     if reduction == "mean":
@@ -54,9 +52,7 @@ def test_any_shape_and_option_equals_the_loops(shape, reduction, weighted, scale
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize(
-    ("ignore_index", "kind"), [(255, np.uint8), (-1, np.int64), (-100, np.int16), (0, np.uint8), (1, int)]
-)
+@pytest.mark.parametrize(("ignore_index", "kind"), [(255, np.uint8), (-1, np.int64), (-100, np.int16), (0, np.uint8), (1, int)])
 def test_any_label_may_be_the_ignored_one(reduction, ignore_index, kind):
     labels = np.array([[[0, 1, 2], [2, 1, 0]]]).astype(kind)
     labels[0, 0, 2] = ignore_index
@@ -66,9 +62,7 @@ def test_any_label_may_be_the_ignored_one(reduction, ignore_index, kind):
 def test_equal_scores_cost_the_logarithm_of_the_number_of_classes():
     scores, labels = np.full((1, 21, 2, 2), 3.0), np.array([[[0, 5], [20, 255]]])
     assert ops.softmax_cross_entropy_forward(scores, labels)[0] == pytest.approx(np.log(21), rel=1e-14)
-    assert ops.softmax_cross_entropy_forward(scores, labels, reduction="sum")[0] == pytest.approx(
-        3 * np.log(21), rel=1e-14
-    )
+    assert ops.softmax_cross_entropy_forward(scores, labels, reduction="sum")[0] == pytest.approx(3 * np.log(21), rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -84,9 +78,7 @@ def test_gradient_sums_to_zero_over_the_classes(reduction, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
 def test_raising_all_scores_alike_changes_nothing(shift, dtype):
-    scores = (
-        np.round(64 * draw(1, 4, 3, 3)).astype(dtype) / 64
-    )  # so that the sum with 1e4 is exact in float32 too
+    scores = np.round(64 * draw(1, 4, 3, 3)).astype(dtype) / 64  # so that the sum with 1e4 is exact in float32 too
     labels = draw_labels(1, 3, 3, classes=4)
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels)
     shifted, shifted_cache = ops.softmax_cross_entropy_forward(scores + dtype(shift), labels)
@@ -98,9 +90,7 @@ def test_raising_all_scores_alike_changes_nothing(shift, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_extreme_scores_cost_their_difference(dtype):
-    scores = np.array([[1e4, -1e4, 1e4], [-1e4, 1e4, 1e4]], dtype)[
-        None
-    ]  # (1, 2, 3): any number of axes may follow
+    scores = np.array([[1e4, -1e4, 1e4], [-1e4, 1e4, 1e4]], dtype)[None]  # (1, 2, 3): any number of axes may follow
     loss, cache = ops.softmax_cross_entropy_forward(scores, np.array([[0, 0, 0]]), reduction="none")
     np.testing.assert_allclose(loss, [[0, 2e4, np.log(2)]], rtol=1e-6)
     dscores = ops.softmax_cross_entropy_backward(np.ones_like(loss), cache)
@@ -115,9 +105,7 @@ def test_nothing_but_ignored_pixels_gives_zero_loss_and_zero_gradient(reduction,
         1e4 * draw(2, 3, 4, 4), labels, reduction=reduction, class_weight=class_weight
     )
     np.testing.assert_array_equal(loss, np.zeros_like(loss))
-    np.testing.assert_array_equal(
-        ops.softmax_cross_entropy_backward(np.ones_like(loss), cache), np.zeros((2, 3, 4, 4))
-    )
+    np.testing.assert_array_equal(ops.softmax_cross_entropy_backward(np.ones_like(loss), cache), np.zeros((2, 3, 4, 4)))
 
 
 def test_an_ignored_pixel_has_no_gradient_and_its_scores_no_effect():
@@ -136,9 +124,7 @@ def test_the_weighted_mean_is_over_the_weights():
 
 
 def test_weights_of_zero_alone_give_zero_not_nan():
-    loss, cache = ops.softmax_cross_entropy_forward(
-        draw(1, 2, 2, 2), np.zeros((1, 2, 2), int), class_weight=np.zeros(2)
-    )
+    loss, cache = ops.softmax_cross_entropy_forward(draw(1, 2, 2, 2), np.zeros((1, 2, 2), int), class_weight=np.zeros(2))
     assert loss == 0 and not ops.softmax_cross_entropy_backward(1.0, cache).any()
 
 
@@ -164,9 +150,7 @@ def test_labels_of_every_integer_type_mean_the_same(kind):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_batch_of_none(reduction):
-    loss, cache = ops.softmax_cross_entropy_forward(
-        draw(0, 3, 2, 2), np.zeros((0, 2, 2), int), reduction=reduction
-    )
+    loss, cache = ops.softmax_cross_entropy_forward(draw(0, 3, 2, 2), np.zeros((0, 2, 2), int), reduction=reduction)
     assert loss.shape == ((0, 2, 2) if reduction == "none" else ()) and loss.sum() == 0
     assert ops.softmax_cross_entropy_backward(np.ones(loss.shape), cache).shape == (0, 3, 2, 2)
 

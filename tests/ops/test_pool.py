@@ -63,15 +63,11 @@ def poolings(draw_from):
 @given(poolings(), st.integers(1, 3))
 def test_any_shape_and_option_equals_the_loops_with_ties_too(case, levels):
     size, kernel, options = case
-    agree_with_reference(
-        np.random.default_rng(levels).integers(0, levels, (2, 2, *size)).astype(float), kernel, **options
-    )
+    agree_with_reference(np.random.default_rng(levels).integers(0, levels, (2, 2, *size)).astype(float), kernel, **options)
 
 
 @pytest.mark.parametrize("size", range(1, 12))
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (2, 3, 1), (5, 1, 2), (4, 3, 2)]
-)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 0), (3, 2, 1), (2, 3, 1), (5, 1, 2), (4, 3, 2)])
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_as_many_windows_as_the_definition_admits(size, kernel, stride, padding, ceil_mode):
     expected = reference.pool_windows(size, kernel, stride, padding, ceil_mode)
@@ -83,9 +79,7 @@ def test_as_many_windows_as_the_definition_admits(size, kernel, stride, padding,
             ops.max_pool2d_forward(x, kernel, **options)
 
 
-@pytest.mark.parametrize(
-    ("size", "pooled"), [(500, 250), (375, 188), (698, 349), (349, 175), (175, 88), (88, 44), (1, 1)]
-)
+@pytest.mark.parametrize(("size", "pooled"), [(500, 250), (375, 188), (698, 349), (349, 175), (175, 88), (88, 44), (1, 1)])
 def test_ceil_mode_halves_upwards(size, pooled):
     assert ops.max_pool2d_forward(np.zeros((1, 1, 1, size)), (1, 2), ceil_mode=True)[0].shape[3] == pooled
 
@@ -159,17 +153,13 @@ def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
     y, cache = ops.max_pool2d_forward(x, 2)
     dy = draw(*y.shape[::-1]).T
     dy.flags.writeable = False
-    np.testing.assert_array_equal(
-        ops.max_pool2d_backward(dy, cache), ops.max_pool2d_backward(dy.copy(), cache)
-    )
+    np.testing.assert_array_equal(ops.max_pool2d_backward(dy, cache), ops.max_pool2d_backward(dy.copy(), cache))
     np.testing.assert_array_equal(whole, kept)
 
 
 @pytest.mark.parametrize("options", [{"ceil_mode": True}, {"stride": 1, "padding": 1}], ids=str)
 def test_gradient_check(options):
-    x = (
-        np.random.default_rng(0).permutation(2 * 3 * 7 * 5).reshape(2, 3, 7, 5) / 10
-    )  # no two within a step of each other
+    x = np.random.default_rng(0).permutation(2 * 3 * 7 * 5).reshape(2, 3, 7, 5) / 10  # no two within a step of each other
     check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, np.asfortranarray(x), 3, **options)
 
 
@@ -208,7 +198,5 @@ def test_bad_arguments_are_named(x, kernel, options, error, message):
 
 def test_a_gradient_of_another_shape_is_refused():
     _, cache = ops.max_pool2d_forward(draw(1, 1, 4, 4), 2)
-    with pytest.raises(
-        ValueError, match=r"max_pool2d_backward: dy must have shape \(1, 1, 2, 2\), got \(1, 1, 4, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"max_pool2d_backward: dy must have shape \(1, 1, 2, 2\), got \(1, 1, 4, 4\)"):
         ops.max_pool2d_backward(draw(1, 1, 4, 4), cache)

@@ -39,12 +39,8 @@ def agree_with_reference(x, weight, bias, **options):
         pytest.param((4, 3), (4, 4), {"stride": 2, "padding": 1}, id="padding"),
         pytest.param((4, 5), (2, 1), {"stride": (2, 3), "padding": (3, 4)}, id="padding beyond the kernel"),
         pytest.param((4, 3), (3, 3), {"stride": 3, "output_padding": 2}, id="output padding"),
-        pytest.param(
-            (3, 4), (2, 2), {"stride": (4, 5), "output_padding": (3, 4)}, id="more output padding than kernel"
-        ),
-        pytest.param(
-            (4, 3), (3, 5), {"stride": (3, 2), "padding": (1, 2), "output_padding": (2, 1)}, id="all of them"
-        ),
+        pytest.param((3, 4), (2, 2), {"stride": (4, 5), "output_padding": (3, 4)}, id="more output padding than kernel"),
+        pytest.param((4, 3), (3, 5), {"stride": (3, 2), "padding": (1, 2), "output_padding": (2, 1)}, id="all of them"),
     ],
 )
 def test_values_and_gradients_equal_the_loops(size, kernel, options):
@@ -67,9 +63,7 @@ def transposed_convolutions(draw_from):
 @given(transposed_convolutions())
 def test_any_shape_and_option_equals_the_loops(case):
     (images, channels, filters), size, kernel, options = case
-    agree_with_reference(
-        draw(images, channels, *size), draw(channels, filters, *kernel), draw(filters), **options
-    )
+    agree_with_reference(draw(images, channels, *size), draw(channels, filters, *kernel), draw(filters), **options)
 
 
 @QUICK
@@ -81,9 +75,7 @@ def test_it_is_the_adjoint_of_the_convolution(case):
     a = draw(*up.shape, seed=2)
     down, _ = ops.conv2d_forward(a, weight, stride=options["stride"], padding=options["padding"])
     assert down.shape == b.shape
-    np.testing.assert_allclose(
-        (down * b).sum(), (a * up).sum(), **EXACT
-    )  # <conv(a), b> = <a, conv_transpose(b)>
+    np.testing.assert_allclose((down * b).sum(), (a * up).sum(), **EXACT)  # <conv(a), b> = <a, conv_transpose(b)>
 
 
 @QUICK
@@ -101,9 +93,7 @@ def test_it_is_a_convolution_of_the_input_set_apart_by_zeros_with_the_kernel_tur
 
 
 def test_output_padding_is_reached_by_the_bias_alone():
-    y, _ = ops.conv_transpose2d_forward(
-        draw(1, 2, 2, 2), draw(2, 3, 2, 2), draw(3), stride=3, output_padding=2
-    )
+    y, _ = ops.conv_transpose2d_forward(draw(1, 2, 2, 2), draw(2, 3, 2, 2), draw(3), stride=3, output_padding=2)
     assert y.shape == (1, 3, 7, 7)
     np.testing.assert_array_equal(y[:, :, 5:], np.broadcast_to(draw(3)[:, None, None], (1, 3, 2, 7)))
 
@@ -117,9 +107,7 @@ def test_no_bias_gives_no_bias_gradient():
 def test_the_size_of_a_band_changes_nothing(monkeypatch, band):
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", 1)
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band)
-    agree_with_reference(
-        draw(3, 2, 5, 3), draw(2, 3, 4, 3), draw(3), stride=(2, 1), padding=1, output_padding=(1, 0)
-    )
+    agree_with_reference(draw(3, 2, 5, 3), draw(2, 3, 4, 3), draw(3), stride=(2, 1), padding=1, output_padding=(1, 0))
 
 
 def test_batch_of_none_gives_zero_gradients():
@@ -161,9 +149,7 @@ def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "options", [{"stride": 2}, {"stride": (2, 3), "padding": 1, "output_padding": (1, 2)}], ids=str
-)
+@pytest.mark.parametrize("options", [{"stride": 2}, {"stride": (2, 3), "padding": 1, "output_padding": (1, 2)}], ids=str)
 def test_gradient_check_of_the_transposed_convolution(options):
     x, weight = np.asfortranarray(draw(2, 3, 3, 2)), draw(3, 2, 4, 3)
     check_gradient(ops.conv_transpose2d_forward, ops.conv_transpose2d_backward, x, weight, draw(2), **options)

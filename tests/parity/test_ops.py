@@ -119,10 +119,7 @@ def test_max_pool2d_has_the_same_size_for_every_input_size():
                     with pytest.raises(ValueError, match="does not fit"):
                         ops.max_pool2d_forward(np.zeros((1, 1, size, size)), kernel, **options)
                 else:
-                    assert (
-                        ops.max_pool2d_forward(np.zeros((1, 1, size, size)), kernel, **options)[0].shape
-                        == expected
-                    )
+                    assert ops.max_pool2d_forward(np.zeros((1, 1, size, size)), kernel, **options)[0].shape == expected
 
 
 @both_dtypes
@@ -145,9 +142,7 @@ def test_upsample_bilinear_between_the_outermost_inputs(dtype, factor):
     y, _ = ops.upsample_bilinear_forward(x, 2 * factor, factor)
     crop = factor // 2
     y = y[:, :, crop : crop + 4 * factor, crop : crop + 5 * factor]
-    expected = functional.interpolate(
-        torch.tensor(x), scale_factor=factor, mode="bilinear", align_corners=False
-    )
+    expected = functional.interpolate(torch.tensor(x), scale_factor=factor, mode="bilinear", align_corners=False)
     close(y[..., crop:-crop, crop:-crop].copy(), expected[..., crop:-crop, crop:-crop], dtype, "y")
 
 
@@ -161,9 +156,7 @@ def test_softmax_cross_entropy(dtype, weighted, reduction, scale):
     weight = rng.random(4).astype(dtype) if weighted else None
     agree(
         dtype,
-        lambda scores: ops.softmax_cross_entropy_forward(
-            scores, labels, reduction=reduction, class_weight=weight
-        ),
+        lambda scores: ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=weight),
         ops.softmax_cross_entropy_backward,
         lambda scores: functional.cross_entropy(
             scores,

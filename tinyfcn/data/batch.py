@@ -69,6 +69,13 @@ def resize(image: np.ndarray, label: np.ndarray, size: float | tuple[int, int]) 
     return np.asarray(new_image), np.asarray(new_label)
 
 
+def shrink(image: np.ndarray, label: np.ndarray, max_side: int | None) -> Pair:
+    """The pair, its longer side at most ``max_side`` pixels; as it is where it is smaller, or for None."""
+    if max_side is None or max(label.shape) <= max_side:
+        return image, label
+    return resize(image, label, max_side / max(label.shape))
+
+
 def mirror(image: np.ndarray, label: np.ndarray) -> Pair:
     """A pair as in a mirror: left and right exchanged."""
     return image[:, ::-1], label[:, ::-1]

@@ -114,9 +114,7 @@ class VGG16(Network):
         self._start_backward()
         dx = self.linear_backward("fc8", dscores)
         for name in ("7", "6"):
-            dx = self.linear_backward(
-                f"fc{name}", self.relu_backward(f"relu{name}", self.dropout_backward(f"drop{name}", dx))
-            )
+            dx = self.linear_backward(f"fc{name}", self.relu_backward(f"relu{name}", self.dropout_backward(f"drop{name}", dx)))
         return trunk_backward(self, {5: dx.reshape(self._pool5_shape)}, need_dx)
 
     def description(self) -> dict[str, Any]:

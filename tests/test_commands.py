@@ -1,0 +1,374 @@
+"""The three commands, as a user calls them: what they write, and what they say to input that cannot be used."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyfcn import command, evaluate, predict, train, trainer
+from tinyfcn.data import Shapes, palette, read_image, write_label, write_voc
+from tinyfcn.weights import read, read_description
+
+SMALL = ["--width", "0.03125", "--size", "32", "--batch-size", "2", "--evaluations", "2"]
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory):
+    """A folder in VOC layout: 5 images to train on, 3 to evaluate on."""
+    root = tmp_path_factory.mktemp("voc")
+    write_voc(Shapes("train", 5), root, "train")
+    write_voc(Shapes("val", 3), root, "val")
+    return root
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Call a command's main function; returns (exit status, stdout, stderr)."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        capfd.readouterr()
+        status = command.run(module.main)
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run_folder(voc, call, tmp_path):
+    folder = tmp_path / "run"
+    status, _, err = call(train, "--data", voc, *SMALL, "--steps", 4, "--out", folder)
+    assert status == 0, err
+    return folder
+
+
+def test_a_run_leaves_all_that_it_promises(run_folder, voc):
+    assert {path.name for path in run_folder.iterdir()} == {
+        "config.json",
+        "log.csv",
+        "curves.png",
+        "predictions.png",
+        "metrics.json",
+        "last.safetensors",
+        "last.optimiser.safetensors",
+        "best.safetensors",
+    }
+    config = json.loads((run_folder / "config.json").read_text())
+    assert config["data"] == str(voc) and config["steps"] == 4 and config["size"] == [32, 32]
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    scores = {"pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"}
+    assert scores <= set(metrics) and set(metrics["iou"]) == set(Shapes.classes)
+    assert all(0 <= metrics[name] <= 1 and 0 < metrics["constant_baseline"][name] < 1 for name in scores)
+    with (run_folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4"] and all(float(row["mean_iou"]) >= 0 for row in rows)
+    assert float(rows[1]["lr"]) == pytest.approx(2e-3 * (1 - 3 / 4) ** 0.9)
+    for picture in ("curves.png", "predictions.png"):
+        assert Image.open(run_folder / picture).width == 900
+
+
+def test_the_terminal_shows_scores_baseline_and_classes(voc, call, tmp_path):
+    status, out, err = call(train, "--data", voc, *SMALL, "--steps", 2, "--out", tmp_path / "run")
+    assert status == 0
+    assert "7 classes; 5 images to train on, 3 to evaluate on" in out
+    for word in ("pixel accuracy", "mean accuracy", "mean iou", "frequency weighted iou", "triangle", "one class"):
+        assert word in out
+    assert "loss=" in err and "images_per_s=" in err  # the progress bar
+
+
+def test_training_learns(tmp_path, call):
+    """A small net learns two pictures by heart."""
+    write_voc(Shapes("train", 2, seed=3), tmp_path / "voc", "train")
+    folder = tmp_path / "run"
+    options = ["--width", "0.125", "--size", "full", "--no-mirror", "--batch-size", "2", "--steps", "150", "--evaluations", "1"]
+    status, _, err = call(train, "--data", tmp_path / "voc", "--val-split", "train", *options, "--lr", "3e-3", "--out", folder)
+    assert status == 0, err
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["mean_iou"] > 0.9 > metrics["constant_baseline"]["mean_iou"] + 0.5
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, monkeypatch):
+    options = ["--data", voc, *SMALL, "--steps", 6, "--dropout", 0.5]
+    assert call(train, *options, "--out", tmp_path / "whole")[0] == 0
+
+    steps, true_step = iter(range(100)), trainer.train_step
+
+    def interrupted(*arguments):
+        if next(steps) == 4:
+            raise KeyboardInterrupt
+        return true_step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", interrupted)
+    status, out, _ = call(train, *options, "--out", tmp_path / "parts")
+    assert status == 130 and f"--resume {tmp_path / 'parts'}" in out
+    monkeypatch.setattr(trainer, "train_step", true_step)
+    assert call(train, "--resume", tmp_path / "parts")[0] == 0
+
+    whole, parts = (read(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
+    assert whole[1] == parts[1]
+    for name, tensor in whole[0].items():
+        assert np.allclose(tensor, parts[0][name], rtol=1e-5, atol=1e-7), name
+    logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("whole", "parts")]
+    assert [line.split(",")[0] for line in logs[0]] == [line.split(",")[0] for line in logs[1]]
+
+
+def test_resume_goes_further_with_more_steps(run_folder, call):
+    status, _, err = call(train, "--resume", run_folder)
+    assert status == 2 and "has done its 4 steps" in err
+    assert call(train, "--resume", run_folder, "--steps", 6)[0] == 0
+    assert read_description(run_folder / "last.safetensors")["step"] == 6
+
+
+def test_stages_follow_each_other(run_folder, voc, call, tmp_path):
+    status, _, err = call(train, "--data", voc, *SMALL, "--steps", 2, "--model", "fcn32s", "--out", tmp_path / "32s")
+    assert status == 0, err
+    status, out, err = call(train, "--model", "fcn16s", "--from", tmp_path / "32s", "--out", tmp_path / "16s")
+    assert status == 0, err
+    assert "left at their initial value: score_pool4.weight, score_pool4.bias" in out
+    config = json.loads((tmp_path / "16s" / "config.json").read_text())
+    assert config["model"] == "fcn16s" and config["width"] == 0.03125 and config["data"] == str(voc)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--freeze-trunk"],
+        ["--learn-upsampling"],
+        ["--learn-upsampling", "all", "--padding", "paper"],
+        ["--optimiser", "sgd", "--loss", "sum", "--lr", "1e-7", "--momentum", "0.99", "--weight-decay", "5e-4"],
+        ["--schedule", "constant", "--scale", "0.5", "1.5", "--no-mirror", "--dropout", "0.5"],
+        ["--size", "full", "--batch-size", "1"],
+        ["--size", "40x24", "--subset", "3", "--subset-seed", "1"],
+        ["--model", "fcn8s-atonce", "--epochs", "1.5"],
+    ],
+)
+def test_options_train(voc, call, tmp_path, options):
+    length = [] if "--epochs" in options else ["--steps", 2]
+    status, _, err = call(train, "--data", voc, *SMALL, *length, *options, "--out", tmp_path / "run")
+    assert status == 0, err
+    if "--epochs" in options:  # 1.5 passes over 5 images, two a step
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
+    if "--freeze-trunk" in options:
+        trained, _ = read(tmp_path / "run" / "last.safetensors")
+        initial = trainer.build_network(trainer.Config(width=0.03125), 7).params
+        changed = {name for name, p in trained.items() if not np.array_equal(p, initial[name])}
+        assert changed == {name for name in initial if name.startswith("score")}
+
+
+def test_initial_weights_from_a_file(run_folder, voc, call, tmp_path):
+    status, out, _ = call(
+        train, "--data", voc, *SMALL, "--steps", 2, "--init", run_folder / "best.safetensors", "--out", tmp_path / "b"
+    )
+    assert status == 0 and "parameters loaded" in out
+    tensors, _ = read(run_folder / "best.safetensors")
+    np.savez(tmp_path / "bare.npz", **tensors)
+    status, _, err = call(train, "--data", voc, *SMALL, "--init", tmp_path / "bare.npz", "--out", tmp_path / "c")
+    assert status == 2 and "--preprocessing" in err
+    arguments = ["--init", tmp_path / "bare.npz", "--preprocessing", "caffe", "--steps", 2, "--out", tmp_path / "d"]
+    assert call(train, "--data", voc, *SMALL, *arguments)[0] == 0
+    assert read_description(tmp_path / "d" / "best.safetensors")["preprocessing"] == "caffe"
+
+
+def test_evaluate_gives_the_scores_that_training_gave(run_folder, call):
+    status, out, err = call(evaluate, run_folder)
+    assert status == 0, err
+    trained, again = (
+        json.loads(p.read_text()) for p in (run_folder / "metrics.json", run_folder / "evaluation-val/metrics.json")
+    )
+    assert again["iou"] == trained["iou"] and again["mean_iou"] == trained["mean_iou"]
+    assert f"{again['mean_iou']:.3f}" in out and "triangle" in out
+    assert (run_folder / "evaluation-val" / "predictions.png").exists()
+
+
+def test_evaluate_a_file_on_other_data(run_folder, voc, call, tmp_path):
+    arguments = [run_folder / "last.safetensors", "--data", voc, "--split", "train", "--subset", 2, "--out", tmp_path / "e"]
+    assert call(evaluate, *arguments)[0] == 0
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["images"] == 2
+
+
+def test_predict_photographs_of_any_mode_and_size(run_folder, call, tmp_path):
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    rgb.save(tmp_path / "rgb.jpg")
+    rgb.convert("L").save(tmp_path / "grey.png")
+    rgb.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    rgb.convert("RGBA").save(tmp_path / "rgba.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(tmp_path / "rotated.jpg", exif=exif)
+    rgb.resize((1, 1)).save(tmp_path / "dot.png")
+    rgb.resize((300, 41)).save(tmp_path / "wide.png")
+    photographs = sorted(path for path in tmp_path.iterdir() if path.is_file())
+    status, out, err = call(predict, run_folder, *photographs, "--max-side", 128, "--out", tmp_path / "out")
+    assert status == 0, err
+    sizes = {"rotated": (50, 70), "dot": (1, 1), "wide": (300, 41)}
+    for path in photographs:
+        label = Image.open(tmp_path / "out" / f"{path.stem}.png")
+        assert label.mode == "P" and label.size == sizes.get(path.stem, (70, 50)), path
+        assert np.asarray(label).max() < 7
+        assert np.array_equal(np.asarray(label.convert("RGB")), palette()[np.asarray(label)])
+        overlay = read_image(tmp_path / "out" / f"{path.stem}_overlay.png")
+        assert overlay.shape[:2] == label.size[::-1]
+        background = np.asarray(label) == 0
+        assert np.array_equal(overlay[background], read_image(path)[background])
+    assert "background" in out and "%" in out
+
+
+def damaged(voc, tmp_path, what):
+    """A copy of the VOC folder with one thing wrong."""
+    import shutil
+
+    root = tmp_path / "damaged"
+    shutil.copytree(voc, root)
+    label = root / "SegmentationClass" / "shapes_train_00002.png"
+    if what == "no label":
+        label.unlink()
+    elif what == "no image":
+        (root / "JPEGImages" / "shapes_train_00002.png").unlink()
+    elif what == "sizes":
+        write_label(label, np.zeros((5, 5), np.uint8))
+    elif what == "value":
+        write_label(label, np.full(np.asarray(Image.open(label)).shape, 99, np.uint8))
+    elif what == "cut":
+        image = root / "JPEGImages" / "shapes_train_00002.png"
+        image.write_bytes(image.read_bytes()[:100])
+    elif what == "empty list":
+        (root / "ImageSets" / "Segmentation" / "train.txt").write_text("\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("no label", "shapes_train_00002.png"),
+        ("no image", "shapes_train_00002"),
+        ("sizes", "shapes_train_00002.png is 5x5 pixels"),
+        ("value", "has the label value 99, but there are 7 classes"),
+        ("cut", "shapes_train_00002.png"),
+        ("empty list", "train.txt is empty"),
+    ],
+)
+def test_damaged_data_is_one_line_and_status_2(voc, call, tmp_path, what, words):
+    root = damaged(voc, tmp_path, what)
+    status, _, err = call(train, "--data", root, *SMALL, "--batch-size", 5, "--steps", 2, "--out", tmp_path / "run")
+    assert status == 2
+    lines = [line for line in err.replace("\r", "\n").splitlines() if "error" in line]
+    assert len(lines) == 1 and words in lines[0] and lines[0].startswith("error: ")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--data", "nowhere"], "no such folder: nowhere"),
+        (["--split", "test"], "Shapes has no split 'test'"),
+        (["--subset", "0"], "--subset: must be above 0, got 0"),
+        (["--lr", "nan"], "--lr"),
+        (["--size", "0"], "--size"),
+        (["--dropout", "1"], "must be at least 0 and less than 1"),
+        (["--model", "fcn4s"], "invalid choice: 'fcn4s'"),
+        (["--steps", "5", "--epochs", "2"], "not allowed with"),
+        (["--width", "x"], "invalid float value: 'x'"),
+        (["--init", "none.safetensors"], "none.safetensors: no such file of weights"),
+        (["--from", "none"], "none is not the folder of a run"),
+        (["--resume", "none"], "none is not the folder of a run"),
+        (["--device", "gpu"], "no GPU"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--scale", "2", "1"], "--scale"),
+        (["--weight-decay", "-1"], "--weight-decay"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(call, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(train, *arguments)
+    assert status == 2 and out == ""
+    assert len(err.splitlines()) == 1 and err.startswith("error: ") and words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_overwritten(run_folder, voc, call):
+    status, _, err = call(train, "--data", voc, *SMALL, "--steps", 2, "--out", run_folder)
+    assert status == 2 and f"--resume {run_folder}" in err
+
+
+def test_resume_keeps_its_options(run_folder, call):
+    status, _, err = call(train, "--resume", run_folder, "--lr", 1)
+    assert status == 2 and "--lr cannot change" in err
+
+
+def test_checkpoints_of_another_shape_are_refused(run_folder, voc, call, tmp_path):
+    status, _, err = call(
+        train, "--data", voc, "--width", 0.125, "--init", run_folder / "best.safetensors", "--out", tmp_path / "b"
+    )
+    assert status == 2 and "conv1_1.weight has shape (2, 3, 3, 3), the network's is (8, 3, 3, 3)" in err
+
+
+def test_training_that_diverges_says_so(voc, call, tmp_path):
+    with np.errstate(all="ignore"):
+        status, _, err = call(
+            train, "--data", voc, *SMALL, "--optimiser", "sgd", "--lr", 1e9, "--steps", 20, "--out", tmp_path / "run"
+        )
+    assert status == 2 and "lower --lr" in err
+
+
+@pytest.mark.parametrize("module", [evaluate, predict])
+def test_other_commands_name_what_is_wrong(module, run_folder, call, tmp_path):
+    rest = ["x.jpg", "--out", tmp_path / "out"] if module is predict else []
+    status, _, err = call(module, tmp_path / "nothing", *rest)
+    assert status == 2 and len(err.splitlines()) == 1 and "nothing" in err
+    (tmp_path / "text.safetensors").write_text("hello")
+    status, _, err = call(module, tmp_path / "text.safetensors", *(rest or ["--data", "shapes"]))
+    assert status == 2 and len(err.splitlines()) == 1 and "text.safetensors: not a readable file" in err
+
+
+def test_predict_names_an_image_that_it_cannot_read(run_folder, call, tmp_path):
+    (tmp_path / "note.jpg").write_text("no picture")
+    for image, words in (
+        (tmp_path / "note.jpg", "note.jpg"),
+        (tmp_path / "none.jpg", "no such image"),
+        (tmp_path, str(tmp_path)),
+    ):
+        status, _, err = call(predict, run_folder, image, "--out", tmp_path / "out")
+        assert status == 2 and words in err and "Traceback" not in err
+    status, _, err = call(predict, run_folder, "a/x.jpg", "b/x.png", "--out", tmp_path / "out")
+    assert status == 2 and "2 images are called x" in err
+
+
+def test_evaluate_refuses_data_of_other_classes(run_folder, voc, call, tmp_path):
+    root = damaged(voc, tmp_path, "nothing")
+    (root / "classes.txt").write_text("\n".join("abcdefg"))
+    status, _, err = call(evaluate, run_folder, "--data", root)
+    assert status == 2 and "has the classes a, b, c" in err
+
+
+def test_the_command_line_itself(tmp_path):
+    """In a process of its own: exit status 2, one line on stderr, no traceback."""
+    env = os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "tinyfcn.train", "--data", "nowhere"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: no such folder: nowhere") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name, classes", [("voc_mini", 21), ("camvid", 11)])
+def test_real_photographs_train_and_evaluate(name, classes, call, tmp_path):
+    if "TINYFCN_DATA" not in os.environ:
+        pytest.skip("TINYFCN_DATA is not set: no real photographs")
+    root = Path(os.environ["TINYFCN_DATA"]) / name
+    ids = (root / "ImageSets" / "Segmentation" / "val.txt").read_text().split()[:3]
+    (tmp_path / "few.txt").write_text("\n".join(ids))
+    options = ["--data", root, "--val-split", tmp_path / "few.txt", "--subset", 8, "--model", "fcn16s"]
+    status, out, err = call(train, *options, *SMALL, "--steps", 4, "--out", tmp_path / "run")
+    assert status == 0, err
+    assert f"{classes} classes; 8 images to train on, 3 to evaluate on" in out
+    photographs = [root / "JPEGImages" / f"{id_}.jpg" for id_ in ids]
+    assert call(predict, tmp_path / "run", *photographs, "--out", tmp_path / "out")[0] == 0
+    assert Image.open(tmp_path / "out" / f"{ids[0]}.png").size == Image.open(photographs[0]).size
