@@ -86,8 +86,8 @@ def test_training_learns(tmp_path, call):
     """A small net learns two pictures by heart."""
     write_voc(Shapes("train", 2, seed=3), tmp_path / "voc", "train")
     folder = tmp_path / "run"
-    options = ["--width", "0.125", "--size", "full", "--no-mirror", "--batch-size", "2", "--steps", "150", "--evaluations", "1"]
-    status, _, err = call(train, "--data", tmp_path / "voc", "--val-split", "train", *options, "--lr", "3e-3", "--out", folder)
+    options = ["--width", "0.0625", "--size", "full", "--no-mirror", "--batch-size", "1", "--steps", "300", "--evaluations", "1"]
+    status, _, err = call(train, "--data", tmp_path / "voc", "--val-split", "train", *options, "--lr", "2e-3", "--out", folder)
     assert status == 0, err
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["mean_iou"] > 0.9 > metrics["constant_baseline"]["mean_iou"] + 0.5

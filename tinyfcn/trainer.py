@@ -26,7 +26,7 @@ from tinyfcn.models import FCN, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
-SHOWN = 6  # images in predictions.png
+SHOWN = 4  # images in predictions.png
 
 
 @dataclass(frozen=True)
