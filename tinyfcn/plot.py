@@ -6,14 +6,11 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tinyfcn.data import IGNORE, palette
-
-matplotlib.use("Agg")
 
 
 def colour(label: np.ndarray) -> np.ndarray:

@@ -56,4 +56,4 @@ def test_the_classifier_is_the_fcn_at_one_place():
 
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match="224x224"):
-        VGG16(3, width=1 / 64).forward(np.zeros((1, 3, 200, 224), np.float32))
+        VGG16(3, width=1 / 64).forward(np.zeros((1, 3, 150, 224), np.float32))
