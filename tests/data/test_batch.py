@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.data import PREPROCESSING, crop, mirror, normalise, resize, stack, training_batch
+from tinyfcn.data import PREPROCESSING, crop, mirror, normalise, resize, shrink, stack, training_batch
 from tinyfcn.data.batch import MEAN_COLOUR
 from tinyfcn.errors import InputError
 
@@ -31,6 +31,22 @@ def test_torchvision_is_rgb_over_255_standardised():
     x = normalise(np.array([[[[0, 51, 255]]]], np.uint8), "torchvision")
     expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     np.testing.assert_allclose(x[0, :, 0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "scale", "mean", "std"),
+    [
+        ("caffe", (2, 1, 0), 1, (104.00699, 116.66877, 122.67892), (1, 1, 1)),
+        ("torchvision", (0, 1, 2), 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ],
+)
+def test_normalise_agrees_with_a_loop_over_pixels(name, order, scale, mean, std):
+    images = np.random.default_rng(1).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
+    x = normalise(images, name)
+    for n, row, column in np.ndindex(2, 3, 4):
+        for channel in range(3):
+            value = (int(images[n, row, column, order[channel]]) * scale - mean[channel]) / std[channel]
+            assert x[n, channel, row, column] == pytest.approx(value, abs=2e-5)
 
 
 @pytest.mark.parametrize("name", PREPROCESSING)
@@ -75,6 +91,26 @@ def test_resize_makes_no_new_label():
     label = np.array([[0, 20, 255, 3]], np.uint8)
     assert resize(np.zeros((1, 4, 3), np.uint8), label, (1, 8))[1].tolist() == [[0, 0, 20, 20, 255, 255, 3, 3]]
     assert resize(np.zeros((1, 4, 3), np.uint8), label, (1, 2))[1].tolist() == [[20, 3]]
+
+
+@pytest.mark.parametrize(
+    ("max_side", "shape"), [(None, (20, 40)), (40, (20, 40)), (99, (20, 40)), (10, (5, 10)), (30, (15, 30)), (1, (1, 1))]
+)
+def test_shrink_bounds_the_longer_side(max_side, shape):
+    for turned in (False, True):  # a lying and a standing picture
+        pair = coordinate_pair(40, 20) if turned else coordinate_pair(20, 40)
+        image, label = shrink(*pair, max_side)
+        assert label.shape == image.shape[:2] == (shape[::-1] if turned else shape)
+        assert set(np.unique(label)) <= {0, 1}
+        if shape == (20, 40):
+            np.testing.assert_array_equal(image, pair[0])
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.floats(0.2, 4))
+@settings(deadline=None, max_examples=50)
+def test_resize_keeps_to_the_labels_there_are(shape, factor):
+    label = np.random.default_rng(shape).choice(np.array([0, 7, 20, 255], np.uint8), shape)
+    assert set(np.unique(resize(np.zeros((*shape, 3), np.uint8), label, factor)[1])) <= set(np.unique(label))
 
 
 def test_resize_interpolates_images_in_place():

@@ -51,6 +51,23 @@ def test_item_depends_on_seed_split_and_index_alone():
         assert other[0].shape != item.shape or (other[0] != item).any()
 
 
+def test_order_of_drawing_does_not_matter():
+    forth, back = Shapes("val", length=4), Shapes("val", length=4)
+    drawn = {index: back[index] for index in (3, 1, 2, 0, 1)}
+    for index, pair in enumerate(forth):
+        for array, other in zip(pair, drawn[index], strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_a_kept_item_cannot_be_changed():
+    dataset = Shapes("val", length=1)
+    before = [array.copy() for array in dataset[0]]
+    for array, copy in zip(dataset[0], before, strict=True):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 7
+        np.testing.assert_array_equal(array, copy)
+
+
 def test_another_process_draws_the_same():
     program = (
         "import hashlib; from tinyfcn.data import Shapes;"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -202,10 +204,11 @@ def test_impossible_classes(root, text):
 # Errors that only a file shows
 
 
-def test_sizes_that_differ(root):
-    Image.new("P", (5, 4)).save(root / "SegmentationClass/b.png")
+@pytest.mark.parametrize(("width", "height"), [(5, 4), (6, 5), (4, 6)])
+def test_sizes_that_differ(root, width, height):
+    Image.new("P", (width, height)).save(root / "SegmentationClass/b.png")
     message = error_of(VOCSegmentation(root).__getitem__, 1)
-    assert "SegmentationClass/b.png is 5x4" in message and "JPEGImages/b.png is 6x4" in message
+    assert f"SegmentationClass/b.png is {width}x{height}" in message and "JPEGImages/b.png is 6x4" in message
 
 
 def test_label_value_that_is_no_class(root):
@@ -219,6 +222,28 @@ def test_label_of_another_kind(root, mode):
     Image.new(mode, (6, 4)).save(root / "SegmentationClass/a.png")
     message = error_of(VOCSegmentation(root).__getitem__, 0)
     assert f"SegmentationClass/a.png is a label of mode {mode}" in message and "indices" in message
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_label_of_fewer_bits(root, bits):
+    """Pillow reads these PNGs with their values spread over 0..255, so index 1 would come out as 85 or 17."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 6, 4, bits, 0, 0, 0, 0)  # 6x4, grey
+    rows = zlib.compress(bytes(4 * (1 + (6 * bits + 7) // 8)))  # each row: no filter, index 0
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (root / "SegmentationClass/a.png").write_bytes(png)
+    assert f"SegmentationClass/a.png is a label of mode L;{bits}" in error_of(VOCSegmentation(root).__getitem__, 0)
+
+
+def test_palette_label_of_fewer_bits_keeps_its_indices(root):
+    label = Image.fromarray(np.full((4, 6), 3, np.uint8))
+    label.putpalette(palette().tobytes())
+    label.save(root / "SegmentationClass/a.png", bits=2)
+    assert (root / "SegmentationClass/a.png").read_bytes()[24] == 2  # the header's bit depth
+    assert (VOCSegmentation(root)[0][1] == 3).all()
 
 
 @pytest.mark.parametrize("folder", ["JPEGImages", "SegmentationClass"])
@@ -304,6 +329,9 @@ def test_floating_point_image_is_refused(tmp_path):
         (1, lambda stored: stored),
         (2, lambda stored: stored[:, ::-1]),
         (3, lambda stored: stored[::-1, ::-1]),
+        (4, lambda stored: stored[::-1]),
+        (5, lambda stored: stored.swapaxes(0, 1)),
+        (7, lambda stored: stored[::-1, ::-1].swapaxes(0, 1)),
         (6, lambda stored: np.rot90(stored, -1)),  # the camera was turned left: turn right
         (8, lambda stored: np.rot90(stored, 1)),
     ],
@@ -365,8 +393,35 @@ def test_nothing_is_overwritten(root, tmp_path):
     write_voc(dataset, tmp_path / "copy", "train")
     assert "a.png exists already" in error_of(write_voc, dataset, tmp_path / "copy", "again")
     shutil.rmtree(tmp_path / "copy/JPEGImages")
-    (tmp_path / "copy/JPEGImages").mkdir()
+    assert "SegmentationClass/a.png exists already" in error_of(write_voc, dataset, tmp_path / "copy", "again")
+    shutil.rmtree(tmp_path / "copy/SegmentationClass")
     assert "train.txt exists already" in error_of(write_voc, dataset, tmp_path / "copy", "train")
+    (tmp_path / "copy/ImageSets/Segmentation/train.txt").unlink()
+    (tmp_path / "copy/classes.txt").write_text("other\n")
+    assert "other classes" in error_of(write_voc, dataset, tmp_path / "copy", "train")
+    assert (tmp_path / "copy/classes.txt").read_text() == "other\n"
+
+
+def test_a_second_split_keeps_classes_txt(tmp_path):
+    write_voc(Shapes("train", length=1), tmp_path, "train")
+    text = "# my note\n" + (tmp_path / "classes.txt").read_text()
+    (tmp_path / "classes.txt").write_text(text)
+    write_voc(Shapes("val", length=1), tmp_path, "val")
+    assert (tmp_path / "classes.txt").read_text() == text
+
+
+@pytest.mark.parametrize("split", ["../train", "x/train", "train.txt", "", "x\\train"])
+def test_a_split_called_like_a_path_is_not_written(tmp_path, split):
+    assert repr(split) in error_of(write_voc, Shapes(length=1), tmp_path / "new", split)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("ids", "part"), [(("a", "../b"), "'../b', which is a path"), (("a", "a"), "the id a 2 times")])
+def test_ids_that_make_no_files_are_not_written(tmp_path, ids, part):
+    dataset = Shapes(length=2)
+    dataset.ids = ids
+    assert part in error_of(write_voc, dataset, tmp_path / "new", "train")
+    assert not (tmp_path / "new").exists()
 
 
 # The lists in data/
@@ -384,7 +439,7 @@ def read_list(name: str) -> list[str]:
         ("seg11valid", 736, "val"),
         ("mini_train", 49, "train"),
         ("mini_val", 56, "seg11valid"),
-        ("tiny_train", 10, "mini_train"),
+        ("tiny_train", 21, "mini_train"),
     ],
 )
 def test_id_lists(name, count, within):
@@ -407,6 +462,10 @@ def test_the_readmes_snippet_makes_a_label(tmp_path):
     (tmp_path / "mine/SegmentationClass").mkdir(parents=True)
     picture = np.array([[(0, 0, 0), (255, 0, 0)], [(0, 0, 255), (9, 9, 9)]], np.uint8)
     Image.fromarray(picture).save(tmp_path / "annotation.png")
+    for folder in ("JPEGImages", "ImageSets/Segmentation"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    Image.fromarray(picture).save(tmp_path / "mine/JPEGImages/a.png")
+    (tmp_path / "mine/ImageSets/Segmentation/train.txt").write_text("a\n")
     snippet = (REPO / "data/README.md").read_text().split("```python\n")[1].split("```")[0]
     subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPO)}, check=True)
     assert np.asarray(Image.open(tmp_path / "mine/SegmentationClass/a.png")).tolist() == [[0, 1], [2, 255]]
@@ -415,20 +474,36 @@ def test_the_readmes_snippet_makes_a_label(tmp_path):
 # Real photographs
 
 
-@pytest.mark.parametrize(
-    ("name", "counts", "classes"), [("voc_mini", (49, 56), 21), ("camvid", (367, 101), 11)], ids=["voc_mini", "camvid"]
-)
-def test_real_photographs(name, counts, classes):
+@pytest.fixture
+def real_data() -> Path:
     folder = os.environ.get("TINYFCN_DATA")
     if not folder:
         pytest.skip("TINYFCN_DATA does not name a folder with voc_mini and camvid")
-    root = Path(folder) / name
+    return Path(folder)
+
+
+def test_tiny_train_has_enough_of_each_class(real_data):
+    labels = [label for _, label in VOCSegmentation(real_data / "voc_mini", str(REPO / "data/voc2012/tiny_train.txt"))]
+    for name in ("bus", "car", "cat", "person", "train"):
+        shares = [(label == VOC_CLASSES.index(name)).sum() / (label != 255).sum() for label in labels]
+        assert sum(share >= 0.05 for share in shares) >= 5, name
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "classes", "read"),
+    [("voc_mini", (49, 56), 21, 56), ("camvid", (367, 101), 11, 5)],
+    ids=["voc_mini", "camvid"],
+)
+def test_real_photographs(real_data, name, counts, classes, read):
+    root = real_data / name
     for split, count in zip(("train", "val"), counts, strict=True):
         dataset = VOCSegmentation(root, split)
         assert (len(dataset), dataset.num_classes) == (count, classes)
         for id_ in dataset.ids:
             with Image.open(root / f"JPEGImages/{id_}.jpg") as image, Image.open(root / f"SegmentationClass/{id_}.png") as label:
                 assert image.size == label.size
-        for image, label in (dataset[index] for index in (0, count // 2, -1)):
+        chosen = range(0, count, max(1, count // read))[:read]
+        assert len(chosen) == min(read, count)
+        for image, label in (dataset[index] for index in chosen):
             assert image.shape == (*label.shape, 3)
             assert len(np.unique(label)) > 1

@@ -132,9 +132,12 @@ def read_label(path: PathLike) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
+            # Pillow scales grey of 2 or 4 bits to 0..255, which makes other classes of its indices.
+            raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
+            mode = next((raw_mode for raw_mode in raw_modes if raw_mode in ("L;2", "L;4")), image.mode)
+            if mode not in ("P", "L"):
                 raise InputError(
-                    f"{path} is a label of mode {image.mode}, but a label must be a palette or 8-bit grey PNG whose"
+                    f"{path} is a label of mode {mode}, but a label must be a palette or 8-bit grey PNG whose"
                     " pixels are class indices; write it with tinyfcn.data.write_label"
                 )
             return np.array(image)
@@ -161,15 +164,19 @@ def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
     """Write a dataset in VOC layout under ``root`` with ``split`` as its list; `VOCSegmentation` reads it back.
 
     Images are written as PNG, which loses nothing. A root may take several splits of one set of classes; nothing
-    that is there is overwritten. Raises `InputError` where the root's classes differ, or has the list or an id.
+    that is there is overwritten. Raises `InputError` where the root's classes differ, where it has the list or an id
+    already, and where ``split`` or an id is a path.
     """
     root = Path(root)
     list_path = root / LISTS / f"{split}.txt"
+    if not split or split.endswith(".txt") or Path(split).name != split or "\\" in split:
+        raise InputError(f"a list cannot be called {split!r}; give a bare name without .txt, e.g. train")
     _check_ids(dataset.ids, "dataset.ids")
     _check_room(dataset, root, list_path)
     for folder in (IMAGES, LABELS, LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
+    if not (root / "classes.txt").exists():
+        (root / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
     for id_, (image, label) in zip(dataset.ids, dataset, strict=True):
         Image.fromarray(image).save(root / IMAGES / f"{id_}.png")
         write_label(_label_path(root, id_), label)
@@ -280,11 +287,10 @@ def _check_values(label: np.ndarray, num_classes: int, path: Path) -> None:
 
 
 def _check_room(dataset: Dataset, root: Path, list_path: Path) -> None:
-    if not (root / IMAGES).exists():
-        return
-    if _read_classes(root) != tuple(dataset.classes):
+    has_set = any((root / name).exists() for name in (IMAGES, LABELS, "classes.txt"))
+    if has_set and _read_classes(root) != tuple(dataset.classes):
         raise InputError(f"{root} holds a set with other classes; write into another folder")
-    taken = [path for id_ in dataset.ids if (path := _image_path(root, id_)).exists()]
+    taken = [path for find in (_image_path, _label_path) for id_ in dataset.ids if (path := find(root, id_)).exists()]
     if list_path.exists() or taken:
         raise InputError(f"{(taken or [list_path])[0]} exists already; write another split or into another folder")
 
