@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,13 +101,13 @@ def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, mon
     steps, true_step = iter(range(100)), trainer.train_step
 
     def interrupted(*arguments):
-        if next(steps) == 4:
-            raise KeyboardInterrupt
+        if next(steps) == 3:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step, which is done whole before the run stops
         return true_step(*arguments)
 
     monkeypatch.setattr(trainer, "train_step", interrupted)
     status, out, _ = call(train, *options, "--out", tmp_path / "parts")
-    assert status == 130 and f"--resume {tmp_path / 'parts'}" in out
+    assert status == 130 and "stopped at step 4" in out and f"--resume {tmp_path / 'parts'}" in out
     monkeypatch.setattr(trainer, "train_step", true_step)
     assert call(train, "--resume", tmp_path / "parts")[0] == 0
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -278,8 +280,11 @@ class Run:
         batches = ahead(lambda step: make_batch(self.train_set, config, step), steps)
         started, images = time.perf_counter(), 0
         with Log(self.paths.log, self.step) as log, tqdm(total=config.steps, initial=self.step, unit="step") as bar:
-            try:
+            with deferred_interrupt() as interrupted:
                 for step, (pixels, labels) in zip(steps, batches, strict=True):
+                    if interrupted():
+                        self.save()
+                        raise KeyboardInterrupt
                     net.rng = net.xp.random.default_rng([config.seed, 3, step])
                     x = to_device(normalise(pixels, net.preprocessing), net.xp)
                     lr_factor = factor(step / config.steps)
@@ -302,13 +307,12 @@ class Run:
                         bar.write(f"step {self.step}: " + describe(scores))
                         started, images = time.perf_counter(), 0  # the clock stops for evaluation
                     log.write(row)
-            except KeyboardInterrupt:
-                self.save()
-                raise
         self.finish()
 
     def _evaluate(self) -> dict[str, float]:
         matrix = evaluate(self.net, self.val_set, self.config.max_side)
+        if math.isnan(matrix.mean_iou):
+            raise InputError(f"{self.config.val_split} of {self.config.data} has no labelled pixel: all are ignored")
         if matrix.mean_iou > self.best:
             self.best = matrix.mean_iou
             self.net.save(self.paths.best, **self._extra())
@@ -328,6 +332,25 @@ def plot_predictions(net: FCN, dataset: Dataset, path: Path, max_side: int | Non
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
     rows = [(image, label, to_host(predict(net, image, max_side))) for image, label in (dataset[int(i)] for i in chosen)]
     plot.predictions(rows, dataset.classes, path)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back, so that a step is done whole; the function given tells whether it came. A second one acts at once."""
+    came = False
+
+    def hold(_signal: int, _frame: Any) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        tqdm.write("stopping after this step")
+
+    previous = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class Log:
