@@ -57,7 +57,6 @@ def test_a_run_leaves_all_that_it_promises(run_folder, voc):
         "predictions.png",
         "metrics.json",
         "last.safetensors",
-        "last.optimiser.safetensors",
         "best.safetensors",
     }
     config = json.loads((run_folder / "config.json").read_text())
@@ -113,6 +112,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, mon
 
     whole, parts = (read(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
     assert whole[1] == parts[1]
+    assert whole[0].keys() == parts[0].keys() and any(name.startswith("optimiser.") for name in whole[0])
     for name, tensor in whole[0].items():
         assert np.allclose(tensor, parts[0][name], rtol=1e-5, atol=1e-7), name
     logs = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("whole", "parts")]
@@ -158,7 +158,7 @@ def test_options_train(voc, call, tmp_path, options):
     if "--freeze-trunk" in options:
         trained, _ = read(tmp_path / "run" / "last.safetensors")
         initial = trainer.build_network(trainer.Config(width=0.03125), 7).params
-        changed = {name for name, p in trained.items() if not np.array_equal(p, initial[name])}
+        changed = {name for name, p in initial.items() if not np.array_equal(p, trained[name])}
         assert changed == {name for name in initial if name.startswith("score")}
 
 
@@ -281,7 +281,12 @@ def test_damaged_data_is_one_line_and_status_2(voc, call, tmp_path, what, words)
         (["--resume", "none"], "none is not the folder of a run"),
         (["--device", "gpu"], "no GPU"),
         (["--unknown"], "unrecognized arguments: --unknown"),
-        (["--scale", "2", "1"], "--scale"),
+        (["--scale", "2", "1"], "give the smaller factor first"),
+        (["--scale", "0.5", "1", "--size", "full"], "with --size full there is no crop"),
+        (["--subset-seed", "1"], "--subset-seed chooses"),
+        (["--size", "3x4x5"], "must be N, HxW or full, got 3x4x5"),
+        (["--dropout", "x"], "must be at least 0 and less than 1, got x"),
+        (["--resume", "none", "--from", "none"], "--from cannot change"),
         (["--weight-decay", "-1"], "--weight-decay"),
         (["--seed", "-1"], "--seed"),
     ],
@@ -302,6 +307,23 @@ def test_a_run_is_not_overwritten(run_folder, voc, call):
 def test_resume_keeps_its_options(run_folder, call):
     status, _, err = call(train, "--resume", run_folder, "--lr", 1)
     assert status == 2 and "--lr cannot change" in err
+
+
+def test_a_run_that_lacks_only_its_pictures_is_finished(run_folder, call):
+    (run_folder / "predictions.png").unlink()
+    assert call(train, "--resume", run_folder)[0] == 0
+    assert (run_folder / "predictions.png").exists()
+
+
+def test_preprocessing_cannot_be_wrong_silently(run_folder, voc, call, tmp_path):
+    options = ["--init", run_folder / "best.safetensors", "--preprocessing", "caffe", "--out", tmp_path / "b"]
+    status, _, err = call(train, "--data", voc, *SMALL, *options)
+    assert status == 2 and "prepared as for torchvision" in err
+
+
+def test_skips_of_another_scale_are_refused(run_folder, call, tmp_path):
+    status, _, err = call(train, "--model", "fcn8s-atonce", "--from", run_folder, "--out", tmp_path / "b")
+    assert status == 2 and "skips have other scales" in err
 
 
 def test_checkpoints_of_another_shape_are_refused(run_folder, voc, call, tmp_path):
@@ -339,7 +361,10 @@ def test_predict_names_an_image_that_it_cannot_read(run_folder, call, tmp_path):
         status, _, err = call(predict, run_folder, image, "--out", tmp_path / "out")
         assert status == 2 and words in err and "Traceback" not in err
     status, _, err = call(predict, run_folder, "a/x.jpg", "b/x.png", "--out", tmp_path / "out")
-    assert status == 2 and "2 images are called x" in err
+    assert status == 2 and "2 predictions would be written to" in err
+    Image.new("RGB", (9, 9)).save(tmp_path / "p.png")
+    status, _, err = call(predict, run_folder, tmp_path / "p.png", "--out", tmp_path)
+    assert status == 2 and "would be overwritten" in err and Image.open(tmp_path / "p.png").mode == "RGB"
 
 
 def test_evaluate_refuses_data_of_other_classes(run_folder, voc, call, tmp_path):

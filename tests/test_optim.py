@@ -104,6 +104,21 @@ def test_the_summed_and_the_normalised_loss_take_the_same_path():
     assert abs(nets[0].params["score_fr.weight"]).max() > 1e-4  # they did move
 
 
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_gradients_of_any_memory_order(kind):
+    params, other = parameters(), parameters()
+    one, two = kind(0.1), kind(0.1)
+    for grads in gradients(3):
+        one.step(params, grads)
+        two.step(other, {name: np.asfortranarray(g) for name, g in grads.items()})
+    assert all(np.array_equal(params[name], other[name]) for name in params)
+
+
+def test_a_parameter_that_is_not_contiguous_is_refused():
+    with pytest.raises(ValueError, match="not contiguous"):
+        SGD(0.1).step({"w": np.zeros((3, 4)).T}, {"w": np.ones((4, 3))})
+
+
 def test_schedules():
     assert optim.constant(0.3) == 1
     assert optim.poly(0) == 1 and optim.poly(1) == 0

@@ -28,6 +28,9 @@ def run(main: Callable[[], None]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made, a full disk
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except MemoryError as error:
         print(f"error: out of memory ({error}); lower --batch-size, --size or --width", file=sys.stderr)
         return 2

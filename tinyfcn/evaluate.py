@@ -28,28 +28,33 @@ def parser() -> command.Parser:
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
     parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
     parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-SPLIT)")
+    parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-[DATA-]SPLIT)")
     return parse
 
 
 def main() -> None:
     options = parser().parse_args()
+    subset, subset_seed = options.subset, None
     if options.run.is_dir():
         config = read_config(options.run)
         data, split = options.data or config["data"], options.split or config["val_split"]
+        if subset is None and (data, split) == (config["data"], config["split"]):  # the images that it was trained on
+            subset, subset_seed = config["subset"], config["subset_seed"]
+        home = options.run
     elif options.data:
-        data, split = options.data, options.split or "val"
+        data, split, home = options.data, options.split or "val", options.run.parent
     else:
-        raise InputError(f"{options.run} is a file, which does not know its data: add --data")
+        raise InputError(f"{options.run} is no folder, and a file does not know its data: add --data")
     net, description = load_network(options.run, options.device)
-    dataset = open_dataset(data, split, options.subset)
-    if list(dataset.classes) != description.get("classes", list(dataset.classes)):
+    dataset = open_dataset(data, split, subset, subset_seed)
+    classes = description.get("classes")
+    if dataset.num_classes != net.num_classes or (classes and list(dataset.classes) != classes):
         raise InputError(
             f"{data} has the classes {', '.join(dataset.classes)}, "
-            f"but {options.run} was trained on {', '.join(description['classes'])}"
+            f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
-    home = options.run if options.run.is_dir() else options.run.parent
-    out = options.out or home / f"evaluation-{Path(split).stem}"
+    name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
+    out = options.out or home / f"evaluation-{name}"
     max_side = description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
     write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))

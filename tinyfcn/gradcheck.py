@@ -62,7 +62,7 @@ def check_gradient(
 
     Floating-point arguments are copied to float64 first; others (labels, None) are passed on as they are. `names` are the
     arguments' names in messages, by default those of forward's parameters. `step` is the root-mean-square change of
-    an entry between two evaluations, in units of the entries' own standard deviation (at least 1); `tolerance` bounds
+    an entry, either way, in units of the entries' own standard deviation (at least 1); `tolerance` bounds
     the error, relative to the derivative that a random direction has on average.
 
     `directions` random directions move all arguments together, and one more moves each argument alone.

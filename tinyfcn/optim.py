@@ -88,8 +88,11 @@ SCHEDULES = {"poly": poly, "constant": constant}
 def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     """Arrays of one shape as flat pieces, seen together, small enough for all to stay in the cache between operations.
 
-    The first is updated through its pieces, so it must be contiguous; parameters and moments are.
+    Parameters and moments are updated through their pieces, so they must be contiguous; gradients need not be. Raises
+    ValueError for a parameter that is not.
     """
+    if not arrays[0].flags.c_contiguous:
+        raise ValueError(f"a parameter of shape {arrays[0].shape} is not contiguous: it cannot be updated in place")
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, CHUNK):
         yield tuple(array[start : start + CHUNK] for array in flat)
@@ -101,5 +104,5 @@ def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:
 
 def _moment(state: dict[str, Array], name: str, like: Array) -> Array:
     if name not in state:
-        state[name] = array_module(like).zeros_like(like)
+        state[name] = array_module(like).zeros(like.shape, like.dtype)  # contiguous, whatever the gradient is
     return state[name]

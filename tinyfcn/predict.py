@@ -40,9 +40,7 @@ def parser() -> command.Parser:
 
 def main() -> None:
     options = parser().parse_args()
-    name, count = Counter(path.stem for path in options.images).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{count} images are called {name}: their predictions would overwrite each other; use two --out")
+    _check_targets(options.images, options.out)
     net, description = load_network(options.run, options.device)
     classes = description.get("classes", [])
     background = classes.index("background") if "background" in classes else None
@@ -52,12 +50,28 @@ def main() -> None:
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
         image = read_image(path)
         label = to_host(predict(net, image, max_side))
-        write_label(options.out / f"{path.stem}.png", label)
-        Image.fromarray(plot.overlay(image, label, background)).save(options.out / f"{path.stem}_overlay.png")
+        label_path, overlay_path = _targets(path, options.out)
+        write_label(label_path, label)
+        Image.fromarray(plot.overlay(image, label, background)).save(overlay_path)
         seen.update({k: int(n) for k, n in enumerate(np.bincount(label.ravel())) if n})
     print(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():
         print(f"  {classes[k] if classes else k:22} {pixels / sum(seen.values()):6.1%}")
+
+
+def _targets(image: Path, out: Path) -> tuple[Path, Path]:
+    """The files for a photograph: its labels and its overlay."""
+    return out / f"{image.stem}.png", out / f"{image.stem}_overlay.png"
+
+
+def _check_targets(images: list[Path], out: Path) -> None:
+    """Refuse to write one file twice, or over a photograph."""
+    sources = {path.resolve() for path in images}
+    for target, count in Counter(target for image in images for target in _targets(image, out)).items():
+        if count > 1:
+            raise InputError(f"{count} predictions would be written to {target}; use two --out")
+        if target.resolve() in sources:
+            raise InputError(f"{target} is one of the photographs and would be overwritten; give another --out")
 
 
 if __name__ == "__main__":

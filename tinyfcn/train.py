@@ -16,7 +16,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.models import FCNS
 from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
-from tinyfcn.trainer import Config, Run, open_dataset, paths, read_config, report
+from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config, report
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on two cores.
@@ -26,6 +26,9 @@ Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, ab
   python -m tinyfcn.train --model fcn16s --from runs/32s       stage by stage, all else as in that run
   python -m tinyfcn.train --resume runs/32s                    go on with a run that was interrupted
 """
+
+
+OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "max_side")  # what --from with other --data leaves behind
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-side", type=integer, metavar="N", help="shrink images with a longer side first; scores are at full size still"
     )
     data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
-    data.add_argument("--no-mirror", dest="mirror", action="store_false", help="do not mirror half of the images")
+    data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
     data.add_argument("--batch-size", type=integer, metavar="N", help=f"images a step (default {default.batch_size})")
 
     model = parse.add_argument_group("network")
@@ -66,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
         const="skip",
         help="learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear",
     )
-    model.add_argument("--freeze-trunk", action="store_true", help="learn the score layers only")
+    model.add_argument(
+        "--freeze-trunk", action=argparse.BooleanOptionalAction, help="learn the scores only, and upsampling if asked"
+    )
     model.add_argument("--init", metavar="WEIGHTS", help="start from the weights of a .safetensors or .npz file")
     model.add_argument(
         "--from", dest="from_run", metavar="RUN", help="start from another run's best weights; other options as there"
@@ -118,7 +123,9 @@ def main() -> None:
 def _new(given: dict[str, Any]) -> Run:
     base: dict[str, Any] = {}
     if "from_run" in given:
-        base = read_config(Path(given["from_run"])) | {"init": None}
+        base = read_config(Path(given["from_run"])) | {"init": None, "preprocessing": None}
+        if given.get("data", base["data"]) != base["data"]:
+            base = {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
     out = given.pop("out", None)
     config = _config(base, given)
     if config.init and config.from_run:
@@ -127,6 +134,7 @@ def _new(given: dict[str, Any]) -> Run:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
+    initialise(run.net, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         config.write(run.paths.config)
@@ -138,13 +146,14 @@ def _new(given: dict[str, Any]) -> Run:
 def _resume(folder: Path, given: dict[str, Any]) -> Run:
     fixed = sorted(set(given) - {"steps", "epochs", "device"})
     if fixed:
-        raise InputError(f"--{fixed[0].replace('_', '-')} cannot change in a run that is resumed; start a new one")
+        option = {"from_run": "from"}.get(fixed[0], fixed[0].replace("_", "-"))
+        raise InputError(f"--{option} cannot change in a run that is resumed; start a new one")
     config = _config(read_config(folder), given)
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
     run = Run(config, folder)
     run.resume()
-    if run.step >= config.steps:
+    if run.step >= config.steps and run.paths.predictions.exists():
         raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
     config.write(run.paths.config)
     return run
@@ -154,6 +163,9 @@ def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
     """The options given, then those of the run that this one builds on, then the defaults."""
     given = dict(given)
     epochs = given.pop("epochs", None)
+    for name in ("data", "split", "val_split", "init", "from_run"):
+        if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
+            given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
     values = base | given
     values["scale"] = tuple(values.get("scale", Config.scale))
     if values["scale"][0] > values["scale"][1]:
@@ -171,17 +183,20 @@ def _free_folder(config: Config) -> Path:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    """ "full", "N" or "HxW"."""
+    """The size that "full", "N" or "HxW" means."""
     if text == "full":
         return None
-    sides = tuple(int(side) for side in text.split("x"))
-    if len(sides) > 2 or min(sides) < 1:
-        raise ValueError
-    return sides[0], sides[-1]
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be N, HxW or full, got {text}")
+    return int(sides[0]), int(sides[-1])
 
 
 def _rate(text: str) -> float:
-    rate = float(text)
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
     if not 0 <= rate < 1:
         raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
     return rate

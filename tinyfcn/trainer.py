@@ -29,6 +29,7 @@ from tinyfcn.optim import SCHEDULES, SGD, Adam
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 SHOWN = 4  # images in predictions.png
+MOMENT = "optimiser."  # before the names of the optimiser's moments, in the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,18 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("size", "scale"):
-            values[name] = tuple(values[name]) if values[name] else None
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         return asdict(Config(**values))
     except FileNotFoundError:
         raise InputError(f"{run} is not the folder of a run: it has no config.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a readable configuration: {error}") from None
+        raise InputError(f"{path}: not a configuration of this version: {error}") from None
 
 
 def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: int | None = None) -> Dataset:
     """The generated set for "shapes", else the folder in VOC layout."""
+    if subset_seed is not None and (subset is None or data == "shapes"):
+        raise InputError("--subset-seed chooses the images of a --subset of --data DIR; give both")
     if data == "shapes":
         return Shapes(split, length=subset)
     return VOCSegmentation(data, split, subset, subset_seed)
@@ -151,7 +153,9 @@ def predict(net: FCN, image: np.ndarray, max_side: int | None = None) -> Array:
     shrunk, _ = shrink(image, np.zeros(image.shape[:2], np.uint8), max_side)
     x = normalise(shrunk[None], net.preprocessing).astype(net.dtype, copy=False)
     label = net.predict(to_device(x, net.xp))[0]
-    rows, columns = (net.xp.arange(full) * small // full for full, small in zip(image.shape[:2], label.shape, strict=True))
+    rows, columns = (
+        (2 * net.xp.arange(full) + 1) * small // (2 * full) for full, small in zip(image.shape[:2], label.shape, strict=True)
+    )
     return label[rows[:, None], columns]
 
 
@@ -167,7 +171,6 @@ class Paths(NamedTuple):
     predictions: Path
     metrics: Path
     last: Path
-    optimiser: Path
     best: Path
 
 
@@ -179,15 +182,14 @@ def paths(run: Path) -> Paths:
         run / "predictions.png",
         run / "metrics.json",
         run / "last.safetensors",
-        run / "last.optimiser.safetensors",
         run / "best.safetensors",
     )
 
 
 def build_network(config: Config, num_classes: int) -> FCN:
-    """A new network as configured, with its initial weights: random, from a file, or from another run."""
+    """A new network as configured, with random weights."""
     try:
-        net = FCNS[config.model](
+        return FCNS[config.model](
             num_classes,
             config.width,
             config.padding,
@@ -199,13 +201,25 @@ def build_network(config: Config, num_classes: int) -> FCN:
         )
     except RuntimeError as error:
         raise InputError(str(error)) from None
+
+
+def initialise(net: FCN, config: Config) -> None:
+    """Take over the weights of a file or of another run, where the configuration names one, as far as they fit."""
     source = paths(Path(config.from_run)).best if config.from_run else config.init
-    if source is not None:
-        print(f"{source}: {net.load(source, partial=True)}")
-        if config.preprocessing is None and "preprocessing" not in weights.read_description(source):
-            raise InputError(f"{source} does not say how its images are prepared; add --preprocessing caffe or torchvision")
-    net.preprocessing = config.preprocessing or net.preprocessing
-    return net
+    if source is None:
+        net.preprocessing = config.preprocessing or net.preprocessing
+        return
+    description = weights.read_description(source)
+    stated, wanted = description.get("preprocessing"), config.preprocessing
+    if stated is None and wanted is None:
+        raise InputError(f"{source} does not say how its images are prepared; add --preprocessing caffe or torchvision")
+    if stated and wanted and stated != wanted:
+        raise InputError(f"{source} takes images prepared as for {stated}; --preprocessing {wanted} does not fit it")
+    old = {kind.__name__: kind for kind in FCNS.values()}.get(description.get("model", ""))
+    if old is not None and any(old.scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in old.skips):
+        raise InputError(f"{source} holds an {old.__name__}, whose skips have other scales than those of {config.model}")
+    print(f"{source}: {net.load(source, partial=True)}")
+    net.preprocessing = stated or wanted or net.preprocessing
 
 
 def build_optimiser(config: Config) -> SGD | Adam:
@@ -238,12 +252,14 @@ class Run:
     """A training run: its network, its optimiser, and how far it has come."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        """Set up a new run. Raises InputError for data or weights that do not fit."""
+        """Set up a run at step 0. Raises InputError for data that do not fit."""
         self.config, self.folder, self.paths = config, folder, paths(folder)
         self.train_set = open_dataset(config.data, config.split, config.subset, config.subset_seed)
         self.val_set = open_dataset(config.data, config.val_split)
         if self.train_set.classes != self.val_set.classes:
             raise InputError(f"{config.split} and {config.val_split} have different classes")
+        if config.size is None and config.scale != (1.0, 1.0):
+            raise InputError("--scale resizes images before they are cropped; with --size full there is no crop")
         self.net = build_network(config, self.train_set.num_classes)
         self.optimiser = build_optimiser(config)
         self.step = 0
@@ -252,19 +268,21 @@ class Run:
     def resume(self) -> None:
         """Go back to the last checkpoint of the folder."""
         self.net.load(self.paths.last)
-        state, description = weights.read(self.paths.optimiser)
-        if description.get("step") != weights.read_description(self.paths.last).get("step"):
-            raise InputError(f"{self.paths.optimiser} and {self.paths.last} are not of the same step; start anew")
+        tensors, description = weights.read(self.paths.last)
         self.step, self.best = description["step"], description["best"]
-        self.optimiser.state = {name: to_device(moment, self.net.xp) for name, moment in state.items()}
+        self.optimiser.state = {
+            name.removeprefix(MOMENT): to_device(moment, self.net.xp)
+            for name, moment in tensors.items()
+            if name.startswith(MOMENT)
+        }
         if isinstance(self.optimiser, Adam):
             self.optimiser.steps = self.step
 
     def save(self) -> None:
-        """Write the last checkpoint: weights, and what it takes to go on from there."""
-        moments = {name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        weights.write(self.paths.optimiser, moments, {"step": self.step, "best": self.best})
-        self.net.save(self.paths.last, **self._extra())
+        """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old."""
+        moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
+        params = {name: to_host(p) for name, p in self.net.params.items()}
+        weights.write(self.paths.last, params | moments, self.net.description() | self._extra() | {"best": self.best})
 
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""
@@ -279,34 +297,37 @@ class Run:
         steps = range(self.step, config.steps)
         batches = ahead(lambda step: make_batch(self.train_set, config, step), steps)
         started, images = time.perf_counter(), 0
-        with Log(self.paths.log, self.step) as log, tqdm(total=config.steps, initial=self.step, unit="step") as bar:
-            with deferred_interrupt() as interrupted:
-                for step, (pixels, labels) in zip(steps, batches, strict=True):
-                    if interrupted():
-                        self.save()
-                        raise KeyboardInterrupt
-                    net.rng = net.xp.random.default_rng([config.seed, 3, step])
-                    x = to_device(normalise(pixels, net.preprocessing), net.xp)
-                    lr_factor = factor(step / config.steps)
-                    losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))
-                    self.step = step + 1
-                    images += len(pixels)
-                    bar.update()
-                    if self.step % REPORT_EVERY and self.step not in evaluate_at:
-                        continue
-                    loss = float(sum(losses)) / len(losses)
-                    losses.clear()
-                    if not math.isfinite(loss):
-                        raise InputError(f"the loss is {loss} at step {self.step}: training diverged; lower --lr")
-                    speed = images / (time.perf_counter() - started)
-                    bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
-                    row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
-                    if self.step in evaluate_at:
-                        scores = self._evaluate()
-                        row |= scores
-                        bar.write(f"step {self.step}: " + describe(scores))
-                        started, images = time.perf_counter(), 0  # the clock stops for evaluation
-                    log.write(row)
+        with (
+            Log(self.paths.log, self.step) as log,
+            tqdm(total=config.steps, initial=self.step, unit="step") as bar,
+            deferred_interrupt() as interrupted,
+        ):
+            for step, (pixels, labels) in zip(steps, batches, strict=True):
+                if interrupted():
+                    self.save()
+                    raise KeyboardInterrupt
+                net.rng = net.xp.random.default_rng([config.seed, 3, step])
+                x = to_device(normalise(pixels, net.preprocessing), net.xp)
+                lr_factor = factor(step / config.steps)
+                losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))
+                self.step = step + 1
+                images += len(pixels)
+                bar.update()
+                if self.step % REPORT_EVERY and self.step not in evaluate_at:
+                    continue
+                loss = float(sum(losses)) / len(losses)
+                losses.clear()
+                if not math.isfinite(loss):
+                    raise InputError(f"the loss is {loss} at step {self.step}: training diverged; lower --lr")
+                speed = images / (time.perf_counter() - started)
+                bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
+                row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
+                if self.step in evaluate_at:
+                    scores = self._evaluate()
+                    row |= scores
+                    bar.write(f"step {self.step}: " + describe(scores))
+                    started, images = time.perf_counter(), 0  # the clock stops for evaluation
+                log.write(row)
         self.finish()
 
     def _evaluate(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ class LoadReport(NamedTuple):
     """What became of a file's tensors and a network's parameters."""
 
     loaded: list[str]  # parameters that the file gave
-    kept: list[str]  # parameters that stay as they are: missing from the file, or scores of other classes
+    kept: list[str]  # parameters that stay as they are: missing from the file, or made for other classes
     unexpected: list[str]  # tensors of the file that the network has no use for
 
     def __str__(self) -> str:
@@ -44,12 +44,12 @@ def write(path: str | Path, tensors: dict[str, np.ndarray], description: dict[st
         if path.suffix == ".safetensors":
             save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={DESCRIPTION: text})
         elif path.suffix == ".npz":
-            np.savez(partial, allow_pickle=False, **tensors | {DESCRIPTION: np.array(text)})
+            np.savez(partial, **tensors | {DESCRIPTION: np.array(text)})  # type: ignore[arg-type]
         else:
             raise InputError(f"{path}: weights are written as .safetensors or .npz")
         os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -94,7 +94,7 @@ def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, p
         flat = name in CLASSIFIER_WEIGHTS and found == (shape[0], int(np.prod(shape[1:])))
         if found == shape or flat:
             loaded.append(name)
-        elif partial and (found is None or name.startswith("score")):
+        elif partial and (found is None or name.startswith(("score", "upscore"))):
             kept.append(name)
         elif found is None:
             raise InputError(f"{source}: has no {name}: it is not a file of this network")

@@ -174,6 +174,12 @@ def test_dropout_only_while_training():
     assert (net.forward(x, training=True) != net.forward(x)).any()
 
 
+def test_a_frozen_trunk_keeps_its_dropout_while_training():
+    net = spread(FCN32s(3, width=1 / 32, padding="same", freeze_trunk=True))
+    x = images(40, 40, dtype=np.float32)
+    assert (net.forward(x, training=True) != net.forward(x)).any()
+
+
 def test_batch_items_do_not_touch_each_other():
     net = spread(FCN8s(3, width=1 / 32))
     x = images(45, 33, batch=3, dtype=np.float32)

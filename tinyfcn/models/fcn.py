@@ -130,7 +130,8 @@ class FCN(Network):
     def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
         """Fill `grads` from dscores (N, num_classes, H, W), the gradient at the scores of the last forward pass.
 
-        Returns the gradient at the images if `need_dx`. Raises RuntimeError without a forward pass in training.
+        Returns the gradient at the images if `need_dx`, None where the trunk is frozen. Raises RuntimeError without a
+        forward pass in training.
         """
         raise NotImplementedError
 

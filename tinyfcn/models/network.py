@@ -35,7 +35,8 @@ class Network:
         self.dtype = np.dtype(dtype)
         self.rng = xp.random.default_rng(seed)  # for dropout
         self.grads = {}
-        self._caches: dict[str, Any] | None = None
+        self.training = False
+        self._caches: dict[str, Any] | None = None  # None: nothing is kept for a backward pass
         rng = np.random.default_rng(seed)
         self.params = {}
         for name, shape in shapes.items():
@@ -54,6 +55,7 @@ class Network:
         if x.dtype != self.dtype:
             raise TypeError(f"{type(self).__name__}: x is {x.dtype}, the parameters are {self.dtype}")
         self.grads = {}
+        self.training = training
         self._caches = {} if training else None
 
     def _start_backward(self) -> None:
@@ -95,8 +97,7 @@ class Network:
 
     def dropout(self, name: str, x: Array, rate: float) -> Array:
         """Dropout while training, nothing otherwise."""
-        training = self._caches is not None
-        return self._apply(name, ops.dropout_forward, x, rate, self.rng) if training and rate > 0 else x
+        return self._apply(name, ops.dropout_forward, x, rate, self.rng) if self.training and rate > 0 else x
 
     def dropout_backward(self, name: str, dy: Array) -> Array:
         assert self._caches is not None
@@ -126,8 +127,8 @@ class Network:
         dot product of its row with the flattened map, which is what the convolution computes at one place.
 
         Every parameter must be there, unless `partial`: then those that are missing stay as they are, and so do
-        score layers of another number of classes. Where the file says which preprocessing its parameters expect, the
-        network takes that over. Raises InputError where a shape does not fit.
+        score and upsampling layers of another number of classes. Where the file says which preprocessing its parameters
+        expect, the network takes that over. Raises InputError where a shape does not fit.
         """
         tensors, description = weights.read(path)
         report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=path)

@@ -98,7 +98,10 @@ class VGG16(Network):
         super().__init__(shapes, seed=seed, dtype=dtype, xp=xp)
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        """Scores (N, num_classes) of images x (N, 3, 224, 224). Raises ValueError for images of another size."""
+        """Scores (N, num_classes) of images x (N, 3, 224, 224).
+
+        Raises ValueError for images of a size that does not end as 7x7 units (193 to 224 pixels do, in ceil mode).
+        """
         self._start(x, training)
         x = trunk_forward(self, x)[-1]  # (N, 512, 7, 7)
         if x.shape[2:] != (FC6_SIZE, FC6_SIZE):
