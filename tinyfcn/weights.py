@@ -29,10 +29,14 @@ class LoadReport(NamedTuple):
     def __str__(self) -> str:
         text = f"{len(self.loaded)} parameters loaded"
         if self.kept:
-            text += f"; left at their initial value: {', '.join(self.kept)}"
+            text += f"; left at their initial value: {_listed(self.kept)}"
         if self.unexpected:
-            text += f"; not used: {', '.join(self.unexpected)}"
+            text += f"; not used: {_listed(self.unexpected)}"
         return text
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def write(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
