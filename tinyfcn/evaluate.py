@@ -8,14 +8,13 @@ from pathlib import Path
 
 from tinyfcn import command
 from tinyfcn.errors import InputError
+from tinyfcn.report import report, write_metrics
 from tinyfcn.trainer import (
     evaluate,
     load_network,
     open_dataset,
     plot_predictions,
     read_config,
-    report,
-    write_metrics,
 )
 
 

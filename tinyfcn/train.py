@@ -16,7 +16,8 @@ from tinyfcn.errors import InputError
 from tinyfcn.models import FCNS
 from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
-from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config, report
+from tinyfcn.report import report
+from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on two cores.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import signal
@@ -23,9 +22,10 @@ from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, st
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
-from tinyfcn.metrics import SCORES, ConfusionMatrix
+from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCN, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
+from tinyfcn.report import Log, describe, write_metrics
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 SHOWN = 4  # images in predictions.png
@@ -372,54 +372,3 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class Log:
-    """log.csv: a row a report. Rows after the step at which a run is taken up again are dropped."""
-
-    FIELDS = ("step", "lr", "loss", "images_per_s", *SCORES)
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, rows = path, []
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self.file = path.open("w", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, self.FIELDS)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, row: dict[str, Any]) -> None:
-        self.writer.writerow(row)
-        self.file.flush()
-
-
-# Scores in words and files
-
-
-def describe(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
-
-
-def write_metrics(path: Path, matrix: ConfusionMatrix, classes: tuple[str, ...], **extra: Any) -> None:
-    """Write metrics.json: the four scores, IU a class (null where no label has the class), and the baseline's scores."""
-    iou = {name: None if math.isnan(value) else float(value) for name, value in zip(classes, matrix.iou, strict=True)}
-    content = matrix.scores() | {"iou": iou, "constant_baseline": matrix.constant_baseline().scores()} | extra
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def report(metrics: dict[str, Any]) -> str:
-    """The scores of a metrics.json as a table for the terminal."""
-    lines = [f"{'':24}{'this net':>10}{'one class':>11}    (one class: the most frequent one everywhere)"]
-    for name in SCORES:
-        lines.append(f"{name.replace('_', ' '):24}{metrics[name]:10.3f}{metrics['constant_baseline'][name]:11.3f}")
-    lines += ["", f"{'IU a class':24}"]
-    for name, value in metrics["iou"].items():
-        lines.append(f"  {name:22}" + ("  not in the labels" if value is None else f"{value:10.3f}"))
-    return "\n".join(lines)

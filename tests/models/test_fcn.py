@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from networks import gradient_functions, spread
 
 from tinyfcn import gradcheck, ops
 from tinyfcn.gradcheck import check_gradient
@@ -9,30 +10,8 @@ NETS = (FCN32s, FCN16s, FCN8s, FCN8sAtOnce)
 PADDINGS = ("paper", "same")
 
 
-def spread(net, seed=0):
-    """Give every parameter, also biases and scores, random values."""
-    rng = np.random.default_rng(seed)
-    for p in net.params.values():
-        p += (0.1 * rng.standard_normal(p.shape)).astype(p.dtype)
-    return net
-
-
 def images(height, width, batch=1, dtype=np.float64, seed=0):
     return np.random.default_rng(seed).standard_normal((batch, 3, height, width)).astype(dtype)
-
-
-def gradient_functions(net):
-    names = list(net.params)
-
-    def forward(x, *params):
-        net.params = dict(zip(names, params, strict=True))
-        return net.forward(x, training=True), None
-
-    def backward(dy, _):
-        dx = net.backward(dy, need_dx=True)
-        return dx, *(net.grads[name] for name in names)
-
-    return forward, backward, ["x", *names]
 
 
 def test_the_paper_s_network_has_134_3_million_parameters():

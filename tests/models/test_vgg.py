@@ -2,17 +2,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from networks import gradient_functions, spread
 
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import VGG16, FCN32s
-
-
-def spread(net, seed=0):
-    """Give every parameter, also biases and scores, random values."""
-    rng = np.random.default_rng(seed)
-    for p in net.params.values():
-        p += 0.1 * rng.standard_normal(p.shape)
-    return net
 
 
 def test_number_of_parameters_is_the_published_one():
@@ -26,18 +19,9 @@ def test_number_of_parameters_is_the_published_one():
 
 def test_gradient_of_every_parameter_and_of_the_image():
     net = spread(VGG16(3, width=1 / 64, dropout=0, dtype=np.float64))
-    names = list(net.params)
-
-    def forward(x, *params):
-        net.params = dict(zip(names, params, strict=True))
-        return net.forward(x, training=True), None
-
-    def backward(dy, _):
-        dx = net.backward(dy, need_dx=True)
-        return dx, *(net.grads[name] for name in names)
-
+    forward, backward, names = gradient_functions(net)
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224))
-    check_gradient(forward, backward, x, *net.params.values(), names=["x", *names], directions=2, step=1e-7)
+    check_gradient(forward, backward, x, *net.params.values(), names=names, directions=2, step=1e-7)
 
 
 def test_the_classifier_is_the_fcn_at_one_place():
