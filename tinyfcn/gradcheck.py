@@ -85,26 +85,13 @@ def check_gradient(
         if not xp.isfinite(values[k]).all():
             raise ValueError(f"check_gradient: {labels[k]} is not finite")
 
-    before = [(labels[k], a, a.copy()) for k, a in enumerate(values) if hasattr(a, "dtype")]
-    y, cache = forward(*values, **options)
-    if not xp.isfinite(y).all():
-        raise GradientError("the forward pass returned values that are not finite")
-    dy = xp.asarray(rng.standard_normal(y.shape))
-    before.append(("dy", dy, dy.copy()))
-    terms = dy * y
-    returned = _gradients(backward(dy, cache), [values[k] for k in slots], [labels[k] for k in slots])
-    gradients = dict(zip(slots, returned, strict=True))
-    for name, array, copy in before:
-        if not (array == copy).all():
-            raise GradientError(f"the passes changed their argument {name}")
+    dy, centre, rounding, gradients = _one_pass(forward, backward, values, options, slots, labels, rng)
 
     def loss(changes: dict[int, Array]) -> float:
         moved = [a + changes[k] if k in changes else a for k, a in enumerate(values)]
         return float((dy * forward(*moved, **options)[0]).sum())
 
-    centre = loss({})
-    rounding = 1e-14 * (abs(centre) + float(abs(terms).sum()))  # what rounding alone can do to a loss
-    if abs(centre - float(terms.sum())) > 1e6 * rounding:
+    if abs(loss({}) - centre) > 1e6 * rounding:
         raise GradientError("the forward pass gives another result each time: let it seed its random numbers itself")
 
     def compare(direction: dict[int, Array], analytic: float, h: float, typical: float) -> tuple[float, float, str]:
@@ -134,9 +121,7 @@ def check_gradient(
                     "rounding errors of the forward pass hide the derivative "
                     f"of {', '.join(labels[k] for k in trial)}: bring arguments and result nearer to 1"
                 )
-            direction = {k: xp.asarray(rng.standard_normal(values[k].shape)) for k in trial}
-            norm = max(sum(float((v**2).sum()) for v in direction.values()) ** 0.5, 1e-300)
-            direction = {k: v / norm for k, v in direction.items()}
+            direction = _unit_direction(rng, {k: values[k] for k in trial})
             analytic = sum(float((gradients[k] * v).sum()) for k, v in direction.items())
             error, numeric, verdict = compare(direction, analytic, h, typical)
             if verdict == "kink":
@@ -157,6 +142,34 @@ def check_gradient(
             )
         worst = max(worst, error / max(typical + abs(numeric), 1e-300))
     return GradientCheck(len(trials), kinks, worst)
+
+
+def _one_pass(forward, backward, values, options, slots, labels, rng) -> tuple[Array, float, float, dict[int, Array]]:
+    """Run both passes once; returns dy, the loss <dy, y>, what rounding alone can do to it, and the gradients by slot.
+
+    Raises GradientError where a pass changes one of its arguments, or returns what cannot be a result.
+    """
+    xp = array_module(values[slots[0]])
+    before = [(labels[k], a, a.copy()) for k, a in enumerate(values) if hasattr(a, "dtype")]
+    y, cache = forward(*values, **options)
+    if not xp.isfinite(y).all():
+        raise GradientError("the forward pass returned values that are not finite")
+    dy = xp.asarray(rng.standard_normal(y.shape))
+    before.append(("dy", dy, dy.copy()))
+    terms = dy * y
+    centre = float(terms.sum())
+    returned = _gradients(backward(dy, cache), [values[k] for k in slots], [labels[k] for k in slots])
+    for name, array, copy in before:
+        if not (array == copy).all():
+            raise GradientError(f"the passes changed their argument {name}")
+    return dy, centre, 1e-14 * (abs(centre) + float(abs(terms).sum())), dict(zip(slots, returned, strict=True))
+
+
+def _unit_direction(rng, like: dict[int, Array]) -> dict[int, Array]:
+    """A random direction of length 1 through all these arrays together."""
+    direction = {k: array_module(a).asarray(rng.standard_normal(a.shape)) for k, a in like.items()}
+    norm = max(sum(float((v**2).sum()) for v in direction.values()) ** 0.5, 1e-300)
+    return {k: v / norm for k, v in direction.items()}
 
 
 def _worst_entry(compare, gradients: dict[int, Array], labels: list[str], h: float, typical: float, rng) -> str:

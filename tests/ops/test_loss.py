@@ -287,3 +287,11 @@ def test_a_gradient_of_another_shape_is_refused(reduction, dloss, message):
     _, cache = ops.softmax_cross_entropy_forward(SCORES, LABELS, reduction=reduction)
     with pytest.raises(ValueError, match="softmax_cross_entropy_backward: " + message):
         ops.softmax_cross_entropy_backward(dloss, cache)
+
+
+def test_an_ignored_pixel_may_have_infinite_scores():
+    scores = np.zeros((1, 3, 1, 2))
+    scores[0, 0, 0, 0] = -np.inf
+    loss, cache = ops.softmax_cross_entropy_forward(scores, np.array([[[255, 1]]]))
+    assert loss == pytest.approx(np.log(3))
+    assert (ops.softmax_cross_entropy_backward(1.0, cache)[..., 0] == 0).all()

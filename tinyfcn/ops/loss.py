@@ -70,7 +70,8 @@ def softmax_cross_entropy_forward(
     exp = xp.exp(shifted)
     total = exp.sum(axis=1, keepdims=True)
     exp /= total  # the softmax, (N, C, H, W)
-    loss = (xp.log(total) - xp.take_along_axis(shifted, index, axis=1)) * weight  # (N, 1, H, W)
+    loss = xp.log(total) - xp.take_along_axis(shifted, index, axis=1)  # (N, 1, H, W)
+    loss = xp.where(counted[:, None], loss, 0) * weight
     if reduction == "mean":
         count = weight.sum()
         weight = weight / xp.where(count > 0, count, 1).astype(scores.dtype)
