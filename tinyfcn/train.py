@@ -20,7 +20,7 @@ from tinyfcn.report import report
 from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config
 
 DESCRIPTION = """\
-Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on two cores.
+Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on one core.
 
   python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --size 320 --batch-size 4 --epochs 30
   python -m tinyfcn.train --model fcn32s --out runs/32s
