@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -56,10 +55,10 @@ def main() -> None:
     out = options.out or home / f"evaluation-{name}"
     max_side = description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))
+    metrics = write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))
     plot_predictions(net, dataset, out / "predictions.png", max_side)
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
-    print(report(json.loads((out / "metrics.json").read_text(encoding="utf-8"))))
+    print(report(metrics))
     print(f"\n{out}: metrics.json, predictions.png")
 
 

@@ -41,11 +41,13 @@ def describe(scores: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
 
 
-def write_metrics(path: Path, matrix: ConfusionMatrix, classes: tuple[str, ...], **extra: Any) -> None:
-    """Write metrics.json: the four scores, IU a class (null where no label has the class), and the baseline's scores."""
+def write_metrics(path: Path, matrix: ConfusionMatrix, classes: tuple[str, ...], **extra: Any) -> dict[str, Any]:
+    """Write metrics.json, and return what it says: the four scores, IU a class (null where no label has the class), and
+    the baseline's scores."""
     iou = {name: None if math.isnan(value) else float(value) for name, value in zip(classes, matrix.iou, strict=True)}
     content = matrix.scores() | {"iou": iou, "constant_baseline": matrix.constant_baseline().scores()} | extra
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return content
 
 
 def report(metrics: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
-from tinyfcn.models import FCN, FCNS
+from tinyfcn.models import FCN, FCN_CLASSES, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
 from tinyfcn.report import Log, describe, write_metrics
 
@@ -188,21 +189,26 @@ def paths(run: Path) -> Paths:
     )
 
 
-def build_network(config: Config, num_classes: int) -> FCN:
-    """A new network as configured, with random weights."""
+def open_device(device: str) -> ModuleType:
+    """`choose_device` for what a user asked for."""
     try:
-        return FCNS[config.model](
-            num_classes,
-            config.width,
-            config.padding,
-            dropout=config.dropout,
-            learn_upsampling=config.learn_upsampling,
-            freeze_trunk=config.freeze_trunk,
-            seed=config.seed,
-            xp=choose_device(config.device),
-        )
+        return choose_device(device)
     except RuntimeError as error:
         raise InputError(str(error)) from None
+
+
+def build_network(config: Config, num_classes: int) -> FCN:
+    """A new network as configured, with random weights."""
+    return FCNS[config.model](
+        num_classes,
+        config.width,
+        config.padding,
+        dropout=config.dropout,
+        learn_upsampling=config.learn_upsampling,
+        freeze_trunk=config.freeze_trunk,
+        seed=config.seed,
+        xp=open_device(config.device),
+    )
 
 
 def initialise(net: FCN, config: Config) -> None:
@@ -217,7 +223,7 @@ def initialise(net: FCN, config: Config) -> None:
         raise InputError(f"{source} does not say how its images are prepared; add --preprocessing caffe or torchvision")
     if stated and wanted and stated != wanted:
         raise InputError(f"{source} takes images prepared as for {stated}; --preprocessing {wanted} does not fit it")
-    old = {kind.__name__: kind for kind in FCNS.values()}.get(description.get("model", ""))
+    old = FCN_CLASSES.get(description.get("model", ""))
     if old is not None and any(old.scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in old.skips):
         raise InputError(f"{source} holds an {old.__name__}, whose skips have other scales than those of {config.model}")
     print(f"{source}: {net.load(source, partial=True)}")
@@ -237,15 +243,13 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     """
     path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
     description = weights.read_description(path)
-    kinds = {kind.__name__: kind for kind in FCNS.values()}
+    xp = open_device(device)
     try:
-        kind = kinds[description["model"]]
+        kind = FCN_CLASSES[description["model"]]
         options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
-        net = kind(**options, xp=choose_device(device))
+        net = kind(**options, xp=xp)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a checkpoint of an FCN of this package ({error!r})") from None
-    except RuntimeError as error:
-        raise InputError(str(error)) from None
     net.load(path)
     return net, description
 
@@ -269,8 +273,8 @@ class Run:
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the folder."""
-        self.net.load(self.paths.last)
         tensors, description = weights.read(self.paths.last)
+        self.net.assign(tensors, description, source=self.paths.last)
         self.step, self.best = description["step"], description["best"]
         self.optimiser.state = {
             name.removeprefix(MOMENT): to_device(moment, self.net.xp)

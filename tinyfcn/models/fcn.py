@@ -83,7 +83,7 @@ class FCN(Network):
         if learn_upsampling not in LEARN_UPSAMPLING:
             raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
         self.num_classes, self.width, self.padding, self.rate = num_classes, width, padding, dropout
-        self.learn_upsampling = learn_upsampling
+        self.learn_upsampling, self.freeze_trunk = learn_upsampling, freeze_trunk
         self.first_padding, self.fc6_padding = PADDINGS[padding]
         self.offsets = self._crop_offsets()
 
@@ -94,7 +94,6 @@ class FCN(Network):
             "fc7.weight": (hidden, hidden, 1, 1),
             "fc7.bias": (hidden,),
         }
-        self.frozen = frozenset(shapes) if freeze_trunk else frozenset()
         scored = {"score_fr": hidden} | {skip: scaled(BLOCKS[pool - 1][0], width) for skip, pool in self.skips.items()}
         for score, channels in scored.items():
             shapes |= {f"{score}.weight": (num_classes, channels, 1, 1), f"{score}.bias": (num_classes,)}
@@ -154,7 +153,7 @@ class FCN(Network):
         self._start(x, training)
         self._image_size = x.shape[2:]
         kept = self._caches
-        if self.frozen:
+        if self.freeze_trunk:
             self._caches = None  # no gradient goes below the scores: nothing to keep
         _, _, pool3, pool4, pool5 = trunk_forward(self, x, self.first_padding)
         conv6 = self.relu("relu6", self.conv("fc6", pool5, padding=self.fc6_padding))
@@ -165,7 +164,7 @@ class FCN(Network):
 
     def _trunk_backward(self, dconv7: Array, dpools: dict[int, Array], need_dx: bool) -> Array | None:
         """Run conv7 up to conv1_1, from the gradients that reach conv7 and the pooling layers."""
-        if self.frozen:
+        if self.freeze_trunk:
             return None
         dconv6 = self.conv_backward("fc7", self.relu_backward("relu7", self.dropout_backward("drop7", dconv7)))
         dpool5 = self.conv_backward("fc6", self.relu_backward("relu6", self.dropout_backward("drop6", dconv6)))
@@ -173,14 +172,14 @@ class FCN(Network):
 
     # The pieces of the seven steps
 
-    def _score(self, name: str, pool: Array) -> Array:
+    def _score(self, name: str, features: Array) -> Array:
         scale = self.scales.get(name, 1.0)
-        return self.conv(name, pool if scale == 1.0 else pool * self.dtype.type(scale))
+        return self.conv(name, features if scale == 1.0 else features * self.dtype.type(scale))
 
     def _score_backward(self, name: str, dscore: Array) -> Array:
-        dpool = self.conv_backward(name, dscore, need_dx=not self.frozen)
+        dfeatures = self.conv_backward(name, dscore, need_dx=not self.freeze_trunk)
         scale = self.scales.get(name, 1.0)
-        return dpool if scale == 1.0 or self.frozen else dpool * self.dtype.type(scale)
+        return dfeatures if scale == 1.0 or self.freeze_trunk else dfeatures * self.dtype.type(scale)
 
     def _upsample(self, name: str, x: Array) -> Array:
         stride = self.upsamplings[name]
@@ -240,7 +239,7 @@ class FCN32s(FCN):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         _, _, conv7 = self._trunk(x, training)
-        score = self.conv("score_fr", conv7)
+        score = self._score("score_fr", conv7)
         return self._crop(self._upsample("upscore32", score))
 
     def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
@@ -258,7 +257,7 @@ class FCN16s(FCN):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         _, pool4, conv7 = self._trunk(x, training)
-        up = self._upsample("upscore2", self.conv("score_fr", conv7))  # (1)
+        up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
         skip = self._score("score_pool4", pool4)  # (2)
         fused = self._add("score_pool4", skip, up)  # (3)
         return self._crop(self._upsample("upscore16", fused))
@@ -280,7 +279,7 @@ class FCN8s(FCN):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         pool3, pool4, conv7 = self._trunk(x, training)
-        up = self._upsample("upscore2", self.conv("score_fr", conv7))  # (1)
+        up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
         skip = self._score("score_pool4", pool4)  # (2)
         fused = self._add("score_pool4", skip, up)  # (3)
         up = self._upsample("upscore_pool4", fused)  # (4)

@@ -23,7 +23,6 @@ class Network:
 
     params: dict[str, Array]
     grads: dict[str, Array]
-    frozen: frozenset[str] = frozenset()  # names of parameters that get no gradient and stay as they are
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
@@ -130,8 +129,13 @@ class Network:
         score and upsampling layers of another number of classes. Where the file says which preprocessing its parameters
         expect, the network takes that over. Raises InputError where a shape does not fit.
         """
-        tensors, description = weights.read(path)
-        report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=path)
+        return self.assign(*weights.read(path), source=path, partial=partial)
+
+    def assign(
+        self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
+    ) -> weights.LoadReport:
+        """Take over tensors that have been read already, from a file called `source` in messages; see `load`."""
+        report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
             self.params[name] = to_device(value, self.xp)

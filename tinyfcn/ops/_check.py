@@ -10,8 +10,12 @@ import numpy as np
 from tinyfcn.backend import Array, array_module
 
 
-def arrays(op: str, **named: Array) -> ModuleType:
-    """Check that all are float32, or all float64, arrays of one module, and return that module."""
+def arrays(op: str, optional: dict[str, Array | None] | None = None, /, **named: Array) -> ModuleType:
+    """Check that all are float32, or all float64, arrays of one module, and return that module.
+
+    `optional` arrays are checked alike, where they are not None.
+    """
+    named |= {name: array for name, array in (optional or {}).items() if array is not None}
     try:
         xp = array_module(*named.values())
     except TypeError as error:

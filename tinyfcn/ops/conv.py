@@ -74,8 +74,7 @@ def conv2d_forward(
     ValueError for shapes that do not fit, or a kernel larger than the padded input.
     """
     op = "conv2d"
-    named = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
-    xp = _check.arrays(op, **named)
+    xp = _check.arrays(op, {"bias": bias}, x=x, weight=weight)
     _check.ndim(op, "x", x, "N, C_in, H, W")
     _check.ndim(op, "weight", weight, "C_out, C_in, k_h, k_w")
     if x.shape[1] != weight.shape[1]:

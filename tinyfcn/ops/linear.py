@@ -12,7 +12,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     Raises TypeError for dtypes other than all float32 or all float64, ValueError for shapes that do not fit.
     """
     op = "linear"
-    _check.arrays(op, **({"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})))
+    _check.arrays(op, {"bias": bias}, x=x, weight=weight)
     _check.ndim(op, "x", x, "N, D_in")
     _check.ndim(op, "weight", weight, "D_out, D_in")
     if x.shape[1] != weight.shape[1]:

@@ -43,7 +43,7 @@ def softmax_cross_entropy_forward(
     a label that is neither a class nor `ignore_index`.
     """
     op = "softmax_cross_entropy"
-    xp = _check.arrays(op, **({"scores": scores} | ({} if class_weight is None else {"class_weight": class_weight})))
+    xp = _check.arrays(op, {"class_weight": class_weight}, scores=scores)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if array_module(labels) is not xp or labels.dtype.kind not in "iu":
@@ -65,6 +65,9 @@ def softmax_cross_entropy_forward(
     weight = counted.astype(scores.dtype)[:, None]
     if class_weight is not None:
         weight *= class_weight[index]
+    if reduction == "mean":
+        count = weight.sum()
+        weight /= xp.where(count > 0, count, 1).astype(scores.dtype)
 
     shifted = scores - scores.max(axis=1, keepdims=True)
     exp = xp.exp(shifted)
@@ -72,10 +75,6 @@ def softmax_cross_entropy_forward(
     exp /= total  # the softmax, (N, C, H, W)
     loss = xp.log(total) - xp.take_along_axis(shifted, index, axis=1)  # (N, 1, H, W)
     loss = xp.where(counted[:, None], loss, 0) * weight
-    if reduction == "mean":
-        count = weight.sum()
-        weight = weight / xp.where(count > 0, count, 1).astype(scores.dtype)
-        loss = loss / xp.where(count > 0, count, 1).astype(scores.dtype)
     loss = loss[:, 0] if reduction == "none" else loss.sum()
     return loss, (exp, index, weight, loss.shape)
 

@@ -47,8 +47,7 @@ def conv_transpose2d_forward(
     ValueError for shapes that do not fit, or an output without pixels.
     """
     op = "conv_transpose2d"
-    named = {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias})
-    _check.arrays(op, **named)
+    _check.arrays(op, {"bias": bias}, x=x, weight=weight)
     _check.ndim(op, "x", x, "N, C_in, H, W")
     _check.ndim(op, "weight", weight, "C_in, C_out, k_h, k_w")
     if x.shape[1] != weight.shape[0]:
@@ -144,7 +143,8 @@ def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
 
 
 def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:
+    line = bilinear_filter(kernel_size)
     matrix = np.zeros(((size - 1) * stride + kernel_size, size), dtype)
     for r in range(size):
-        matrix[r * stride : r * stride + kernel_size, r] = bilinear_filter(kernel_size)
+        matrix[r * stride : r * stride + kernel_size, r] = line
     return xp.asarray(matrix)
