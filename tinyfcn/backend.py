@@ -35,6 +35,21 @@ def array_module(*arrays: Array) -> ModuleType:
     return modules.pop()
 
 
+def empty_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
+    """An uninitialised array of shape (N, C, H, W) that lies in memory pixel by pixel, as (N, H, W, C).
+
+    What convolutions return: the values of all channels at a pixel are neighbours, so a band of rows is one block of memory, whose
+    pixels are the rows of a matrix, and stepping from pixel to pixel, as pooling does, still reads whole blocks.
+    """
+    n, c, h, w = shape
+    return xp.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def pixels(array: Array) -> Array:
+    """See (N, C, H, W) as (N, H, W, C)."""
+    return array.transpose(0, 2, 3, 1)
+
+
 def to_host(array: Array) -> np.ndarray:
     """Return the array as a NumPy array: itself on a CPU, a copy where it lives on a GPU."""
     return array.get() if array_module(array) is not np else array

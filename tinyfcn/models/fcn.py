@@ -156,8 +156,8 @@ class FCN(Network):
         if self.freeze_trunk:
             self._caches = None  # no gradient goes below the scores: nothing to keep
         _, _, pool3, pool4, pool5 = trunk_forward(self, x, self.first_padding)
-        conv6 = self.relu("relu6", self.conv("fc6", pool5, padding=self.fc6_padding))
-        conv7 = self.relu("relu7", self.conv("fc7", self.dropout("drop6", conv6, self.rate)))
+        conv6 = self.conv("fc6", pool5, padding=self.fc6_padding, relu=True)
+        conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.rate), relu=True)
         conv7 = self.dropout("drop7", conv7, self.rate)
         self._caches = kept
         return pool3, pool4, conv7
@@ -166,8 +166,8 @@ class FCN(Network):
         """Run conv7 up to conv1_1, from the gradients that reach conv7 and the pooling layers."""
         if self.freeze_trunk:
             return None
-        dconv6 = self.conv_backward("fc7", self.relu_backward("relu7", self.dropout_backward("drop7", dconv7)))
-        dpool5 = self.conv_backward("fc6", self.relu_backward("relu6", self.dropout_backward("drop6", dconv6)))
+        dconv6 = self.conv_backward("fc7", self.dropout_backward("drop7", dconv7))
+        dpool5 = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6))
         return trunk_backward(self, dpools | {5: dpool5}, need_dx)
 
     # The pieces of the seven steps

@@ -71,10 +71,9 @@ class Network:
         assert self._caches is not None
         return self._caches.pop(name)
 
-    def conv(self, name: str, x: Array, padding: int = 0) -> Array:
-        return self._apply(
-            name, ops.conv2d_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], padding=padding
-        )
+    def conv(self, name: str, x: Array, padding: int = 0, relu: bool = False) -> Array:
+        weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
+        return self._apply(name, ops.conv2d_forward, x, weight, bias, padding=padding, relu=relu)
 
     def conv_backward(self, name: str, dy: Array, need_dx: bool = True) -> Array:
         dx, dweight, dbias = ops.conv2d_backward(dy, self._cache(name), need_dx=need_dx)

@@ -40,8 +40,7 @@ def trunk_forward(net: Network, x: Array, first_padding: int = 1) -> list[Array]
     pools = []
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         for k in range(1, convolutions + 1):
-            x = net.conv(f"conv{block}_{k}", x, padding=first_padding if (block, k) == (1, 1) else 1)
-            x = net.relu(f"relu{block}_{k}", x)
+            x = net.conv(f"conv{block}_{k}", x, padding=first_padding if (block, k) == (1, 1) else 1, relu=True)
         x = net.pool(f"pool{block}", x)
         pools.append(x)
     return pools
@@ -56,7 +55,6 @@ def trunk_backward(net: Network, dpools: dict[int, Array], need_dx: bool = False
             dx = dpools[block] if dx is None else dx + dpools[block]
         dx = net.pool_backward(f"pool{block}", dx)
         for k in range(BLOCKS[block - 1][1], 0, -1):
-            dx = net.relu_backward(f"relu{block}_{k}", dx)
             dx = net.conv_backward(f"conv{block}_{k}", dx, need_dx=need_dx or (block, k) != (1, 1))
     return dx
 

@@ -18,19 +18,32 @@ X only copies entries of x, so dx adds each entry of dX back to the place that i
 `_gather` read backwards, as the transpose of a 0-1 matrix is.
 
 X repeats each input k_h k_w times, which is too much to hold for a large image (1.1 GB for conv1_2 of FCN at 500x500).
-So all three products go band by band: a few rows of outputs at a time, whose columns stay in the processor's cache.
+So all three products go band by band: a few rows of outputs at a time, whose columns stay in the processor's cache, where bias
+and ReLU are applied too. Bands run on several threads; see `tinyfcn.parallel`.
+
+3x3 kernels at stride 1, which do nearly all of VGG's work, take the shorter way of `tinyfcn.ops.winograd` where it is faster.
+The environment variable TINYFCN_CONV=plain sends them here as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tinyfcn.backend import Array, array_module
-from tinyfcn.ops import _check
+from tinyfcn.backend import Array, array_module, empty_pixels, pixels
+from tinyfcn.errors import InputError
+from tinyfcn.ops import _check, winograd
+from tinyfcn.parallel import bands, cut, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
+BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
+
+WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
+WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
+
+Band = tuple[slice, slice]  # (images, rows)
 
 
 class Geometry(NamedTuple):
@@ -56,6 +69,9 @@ class Geometry(NamedTuple):
         return top, (rows.stop - 1) * self.stride[0] - self.padding[0] + self.span(0)
 
 
+POINTWISE = Geometry(kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
+
+
 def conv2d_forward(
     x: Array,
     weight: Array,
@@ -64,11 +80,13 @@ def conv2d_forward(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
+    relu: bool = False,
 ) -> tuple[Array, tuple]:
-    """Convolve x (N, C_in, H, W) with weight (C_out, C_in, k_h, k_w) and add bias (C_out,).
+    """Convolve x (N, C_in, H, W) with weight (C_out, C_in, k_h, k_w), add bias (C_out,), and take max(y, 0) if `relu`.
 
     Returns y (N, C_out, H_out, W_out) with H_out = floor((H + 2 p - d (k_h - 1) - 1) / s) + 1, likewise W_out, and a
-    cache of references to x and weight for `conv2d_backward`: the columns are cheaper to gather again than to keep.
+    cache of references to x and weight, and to y if `relu`, for `conv2d_backward`: the columns are cheaper to gather again
+    than to keep. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_pixels`.
 
     Arrays are all float32 or all float64 and of one module. Raises TypeError for other dtypes or mixed modules, and
     ValueError for shapes that do not fit, or a kernel larger than the padded input.
@@ -88,25 +106,44 @@ def conv2d_forward(
             f"{op}: kernel {geometry.kernel} with dilation {geometry.dilation} does not fit into "
             f"x of {x.shape[2:]} padded by {geometry.padding}"
         )
-    y = xp.empty((len(x), len(weight), *size), x.dtype)  # (N, C_out, H_out, W_out)
-    correlate(x, weight, geometry, y)
-    if bias is not None:
-        y += bias[:, None, None]
-    return y, (x, weight, bias is not None, geometry)
+    y = empty_pixels(xp, (len(x), len(weight), *size), x.dtype)
+    if _takes_winograd(weight, geometry, size):
+        winograd.correlate(x, weight, geometry.padding, y, bias=bias, relu=relu)
+    else:
+        correlate(x, weight, geometry, y, bias, relu)
+    return y, (x, weight, bias is not None, geometry, y if relu else None)
 
 
 def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
     `need_dx=False` leaves out dx (None), a third of the work: nobody asks for the gradient at the first layer's image.
-    The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
+    The formulas are derived at the top of this file; with ReLU, dy counts as 0 wherever y is 0. Raises ValueError where dy
+    has not y's shape.
     """
-    x, weight, has_bias, geometry = cache
-    _check.arrays("conv2d_backward", dy=dy, x=x)
+    x, weight, has_bias, geometry, gate = cache
+    xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
-    dx = correlate_input_gradient(dy, weight, geometry, x.shape) if need_dx else None
-    dweight = correlate_weight_gradient(dy, x, geometry, weight.shape)
-    return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
+    dx = None
+    if _takes_winograd(weight, geometry, dy.shape[2:]):
+        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding, gate)
+        if need_dx:  # each input pixel collects what the windows around it ask for: a convolution with the kernel turned round
+            dx = empty_pixels(xp, x.shape, x.dtype)
+            turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx, gate=gate)
+    else:
+        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape, gate)
+        if need_dx:
+            dx = correlate_input_gradient(dy, weight, geometry, x.shape, gate)
+    return dx, dweight, dbias if has_bias else None
+
+
+def _takes_winograd(weight: Array, geometry: Geometry, size: tuple[int, int]) -> bool:
+    path = os.environ.get("TINYFCN_CONV", "fast")
+    if path not in ("fast", "plain"):
+        raise InputError(f"TINYFCN_CONV must be fast or plain, got {path!r}")
+    wide_enough = min(weight.shape[:2]) >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS
+    return path == "fast" and wide_enough and geometry[0] == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
 
 
 def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geometry:
@@ -120,62 +157,100 @@ def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geomet
     )
 
 
-def correlate(x: Array, weight: Array, geometry: Geometry, y: Array) -> None:
-    """Write y = W X into y, band by band."""
+def correlate(
+    x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False
+) -> None:
+    """Write y = W X + b into y, and max(y, 0) if `relu`, band by band; y lies pixel by pixel."""
+    xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
-    for images, rows in _bands(w.shape[1] * x.itemsize, y.shape):
-        columns = _gather(x, images, rows, geometry, y.shape[3])
-        product = w @ columns  # (C_out, n rows W_out)
-        y[images, :, rows] = _per_image(product, images, rows).swapaxes(0, 1)
+
+    def work(share: Sequence[Band]) -> None:
+        for images, rows in share:
+            columns = _gather(x, images, rows, geometry, y.shape[3])
+            out = pixels(y)[images, rows].reshape(-1, len(w))  # (n rows W_out, C_out), a view
+            xp.matmul(columns.T, w.T, out=out)
+            if bias is not None:
+                out += bias
+            if relu:
+                xp.maximum(out, 0, out=out)
+
+    parallel(xp, work, _bands(w.shape[1] * x.itemsize, y.shape))
 
 
-def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...]) -> Array:
-    """Return dx: dX = W^T dy, every entry added to where `_gather` took it from."""
+def correlate_input_gradient(
+    dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...], gate: Array | None = None
+) -> Array:
+    """Return dx: dX = W^T dy, every entry added to where `_gather` took it from.
+
+    Each thread does a block of input channels, since the windows of neighbouring bands overlap in x. dy counts as 0 wherever
+    `gate`, of its shape, is not positive.
+    """
     xp = array_module(dy, weight)
-    dx = xp.zeros(x_shape, dy.dtype)
+    dx = empty_pixels(xp, x_shape, dy.dtype)
+    dx[...] = 0
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
-    for images, rows in _bands(w.shape[1] * dy.itemsize, dy.shape):
-        columns = w.T @ _outputs(dy, images, rows)  # (C_in k_h k_w, n rows W_out)
-        _scatter(columns, dx, images, rows, geometry, dy.shape[3])
+    taps = geometry.kernel[0] * geometry.kernel[1]
+
+    def work(share: Sequence[slice]) -> None:
+        for channels in share:
+            block = w[:, channels.start * taps : channels.stop * taps]
+            for images, rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
+                columns = block.T @ _outputs(dy, gate, images, rows).T  # (c k_h k_w, n rows W_out)
+                _scatter(columns, dx[:, channels], images, rows, geometry, dy.shape[3])
+
+    parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
     return dx
 
 
-def correlate_weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> Array:
-    """Return dW = dy X^T, summed over the bands."""
+def correlate_weight_gradient(
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+) -> tuple[Array, Array]:
+    """Return dW = dy X^T and db, summed over the bands; dy counts as 0 wherever `gate`, of its shape, is not positive."""
     xp = array_module(dy, x)
-    dw = None
-    depth = weight_shape[1] * weight_shape[2] * weight_shape[3]
-    for images, rows in _bands(depth * dy.itemsize, dy.shape):
-        columns = _gather(x, images, rows, geometry, dy.shape[3])
-        product = _outputs(dy, images, rows) @ columns.T  # (C_out, C_in k_h k_w)
-        dw = product if dw is None else xp.add(dw, product, out=dw)
-    return xp.zeros(weight_shape, dy.dtype) if dw is None else dw.reshape(weight_shape)
+    dweight = xp.zeros(weight_shape, dy.dtype)
+    dw = dweight.reshape(weight_shape[0], -1)  # (C_out, C_in k_h k_w)
+    dbias = xp.zeros(weight_shape[0], dy.dtype)
+    taps = geometry.kernel[0] * geometry.kernel[1]
+
+    def work(share: Sequence[slice]) -> None:
+        for channels in share:
+            block = dw[:, channels.start * taps : channels.stop * taps]
+            for images, rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
+                outputs = _outputs(dy, gate, images, rows)
+                block += outputs.T @ _gather(x[:, channels], images, rows, geometry, dy.shape[3]).T
+                if channels.start == 0:
+                    dbias[...] += outputs.sum(axis=0)
+
+    parallel(xp, work, _channel_blocks(weight_shape, dy.itemsize))
+    return dweight, dbias
 
 
-def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Cut the outputs of shape (N, C_out, H_out, W_out) into (images, rows): rows of one image, or whole images."""
+def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> list[Band]:
+    """Cut the outputs of shape (N, C_out, H_out, W_out) into (images, rows) whose columns fit into the cache."""
     batch, _, height, width = y_shape
-    columns = max(BAND_BYTES // max(column_bytes, 1), BAND_COLUMNS)
-    rows = min(max(columns // width, 1), height)
-    images = max(columns // (width * height), 1)
-    for n in range(0, batch, images):
-        for r in range(0, height, rows):
-            yield slice(n, min(n + images, batch)), slice(r, min(r + rows, height))
+    return bands(batch, height, width, max(BAND_BYTES // column_bytes, BAND_COLUMNS))
 
 
-def _per_image(matrix: Array, images: slice, rows: slice) -> Array:
-    """See a matrix (channels, n rows W_out) as (channels, n, rows, W_out)."""
-    return matrix.reshape(len(matrix), images.stop - images.start, rows.stop - rows.start, -1)
+def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
+    """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
+    channels = weight_shape[1]
+    block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
+    return cut(channels, max(thread_count(), block_bytes // BLOCK_BYTES))
 
 
-def _outputs(dy: Array, images: slice, rows: slice) -> Array:
-    """A band of dy as a matrix whose columns match those of `_gather`."""
-    return dy[images, :, rows].swapaxes(0, 1).reshape(dy.shape[1], -1)  # (C_out, n rows W_out)
+def _outputs(dy: Array, gate: Array | None, images: slice, rows: slice) -> Array:
+    """A band of dy as a matrix whose rows match the columns of `_gather`."""
+    band = pixels(dy)[images, rows]
+    if gate is not None:
+        band = band * (pixels(gate)[images, rows] > 0)
+    return band.reshape(-1, dy.shape[1])  # (n rows W_out, C_out)
 
 
 def _gather(x: Array, images: slice, rows: slice, geometry: Geometry, width: int) -> Array:
     """im2col of one band: the columns (C_in k_h k_w, n rows W_out) that its outputs see."""
     xp = array_module(x)
+    if geometry == POINTWISE:  # every output sees one input
+        return pixels(x)[images, rows].reshape(-1, x.shape[1]).T
     patch, inside, source = _patch(xp, x.shape, x.dtype, images, rows, geometry)
     patch[inside] = x[source].swapaxes(0, 1)
     kh, kw = geometry.kernel
@@ -189,6 +264,9 @@ def _gather(x: Array, images: slice, rows: slice, geometry: Geometry, width: int
 def _scatter(columns: Array, dx: Array, images: slice, rows: slice, geometry: Geometry, width: int) -> None:
     """col2im of one band: `_gather` with every copy turned round into an addition."""
     xp = array_module(dx)
+    if geometry == POINTWISE:
+        pixels(dx)[images, rows] += columns.T.reshape(images.stop - images.start, -1, width, len(columns))
+        return
     patch, inside, source = _patch(xp, dx.shape, dx.dtype, images, rows, geometry)
     kh, kw = geometry.kernel
     n, height = images.stop - images.start, rows.stop - rows.start

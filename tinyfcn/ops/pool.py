@@ -19,6 +19,7 @@ import numpy as np
 
 from tinyfcn.backend import Array
 from tinyfcn.ops import _check
+from tinyfcn.ops._windows import inside
 
 
 def pool_output_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -94,15 +95,6 @@ def _taps(x_size, y_size, kernel, stride, padding) -> Iterator[tuple[int, tuple,
     """
     for i in range(kernel[0]):
         for j in range(kernel[1]):
-            rows, down = _inside(x_size[0], y_size[0], i - padding[0], stride[0])
-            columns, across = _inside(x_size[1], y_size[1], j - padding[1], stride[1])
+            rows, down = inside(x_size[0], y_size[0], i - padding[0], stride[0])
+            columns, across = inside(x_size[1], y_size[1], j - padding[1], stride[1])
             yield i * kernel[1] + j, (..., rows, columns), (..., down, across)
-
-
-def _inside(size: int, windows: int, offset: int, stride: int) -> tuple[slice, slice]:
-    """The windows r with 0 <= r stride + offset < size, and those places, as slices of the same length."""
-    first = max(-(offset // stride), 0)  # ceil(-offset / stride)
-    last = min((size - 1 - offset) // stride, windows - 1)
-    if last < first:
-        return slice(0, 0), slice(0, 0)
-    return slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import numpy as np
 
-from tinyfcn.backend import Array
+from tinyfcn.backend import Array, empty_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops.conv import (
     correlate,
@@ -80,9 +80,9 @@ def conv_transpose2d_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Ar
     x, weight, has_bias, geometry, y_shape = cache
     xp = _check.arrays("conv_transpose2d_backward", dy=dy, x=x)
     _check.shape("conv_transpose2d_backward", "dy", dy, y_shape)
-    dx = xp.empty(x.shape, x.dtype)
+    dx = empty_pixels(xp, x.shape, x.dtype)
     correlate(dy, weight, geometry, dx)
-    dweight = correlate_weight_gradient(x, dy, geometry, weight.shape)
+    dweight, _ = correlate_weight_gradient(x, dy, geometry, weight.shape)
     return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
 
 

@@ -1,0 +1,82 @@
+"""Cutting work into bands that fit the processor's cache, and running the bands on threads.
+
+NumPy releases Python's interpreter lock inside its functions, so bands on ordinary threads do run side by side. The
+matrix product has threads of its own, which would compete with these: it is held to one while bands run.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from tinyfcn.errors import InputError
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+_busy = threading.Lock()  # one call of `parallel` at a time: it takes all cores, and sets the matrix product's threads
+
+
+def thread_count() -> int:
+    """Threads that bands run on: TINYFCN_THREADS, or one for each core that this process may use.
+
+    Raises InputError where TINYFCN_THREADS is no number from 1 up.
+    """
+    text = os.environ.get("TINYFCN_THREADS")
+    if text is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not (text.isdecimal() and int(text) > 0):
+        raise InputError(f"TINYFCN_THREADS must be a number of threads from 1 up, got {text!r}")
+    return int(text)
+
+
+def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
+    """Deal `pieces` out to the threads, in order and in equal shares, and return what `work` returns for each share.
+
+    Who gets what depends on the number of threads alone, so sums over the results are the same in every run. `work`
+    allocates its scratch arrays once and reuses them for all of its pieces. A GPU needs no threads: `work` gets everything.
+    """
+    threads = min(thread_count(), len(pieces)) if xp is np else 1
+    if threads <= 1:
+        return [work(pieces)] if pieces else []
+    with _busy, _blas().limit(limits=1):
+        return list(_pool(threads).map(work, [pieces[share] for share in cut(len(pieces), threads)]))
+
+
+def bands(batch: int, height: int, width: int, target: int) -> list[tuple[slice, slice]]:
+    """Cut maps (batch, height, width) into (images, rows) of about `target` pixels: rows of one image, or whole images."""
+    if height * width > target:
+        threads = thread_count()
+        parts = -(-height * width // target)
+        parts += -parts % threads if batch == 1 else 0  # so that each thread gets as many
+        return [(slice(n, n + 1), rows) for n in range(batch) for rows in cut(height, parts)]
+    return [(images, slice(0, height)) for images in cut(batch, -(-batch * height * width // target))]
+
+
+def cut(length: int, parts: int) -> list[slice]:
+    """Cut a range into at most `parts` slices whose lengths differ by one at most; none is empty."""
+    parts = min(parts, length)
+    return [slice(*ends) for ends in pairwise(length * k // parts for k in range(parts + 1))] if parts else []
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "tinyfcn")
+
+
+@cache
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
