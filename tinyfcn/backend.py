@@ -38,11 +38,17 @@ def array_module(*arrays: Array) -> ModuleType:
 def empty_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
     """An uninitialised array of shape (N, C, H, W) that lies in memory pixel by pixel, as (N, H, W, C).
 
-    What convolutions return: the values of all channels at a pixel are neighbours, so a band of rows is one block of memory, whose
-    pixels are the rows of a matrix, and stepping from pixel to pixel, as pooling does, still reads whole blocks.
+    What convolutions return: the values of all channels at a pixel are neighbours, so a band of rows is one piece of memory,
+    the pixels are the rows of a matrix, and stepping over pixels, as pooling does, still reads whole pieces.
     """
     n, c, h, w = shape
     return xp.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+
+
+def zero_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`empty_pixels`, filled with zeros."""
+    n, c, h, w = shape
+    return xp.zeros((n, h, w, c), dtype).transpose(0, 3, 1, 2)
 
 
 def pixels(array: Array) -> Array:

@@ -23,6 +23,8 @@ from tinyfcn.errors import InputError
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+Band = tuple[slice, slice]  # (images, rows)
+
 _busy = threading.Lock()  # one call of `parallel` at a time: it takes all cores, and sets the matrix product's threads
 
 
@@ -52,7 +54,7 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
         return list(_pool(threads).map(work, [pieces[share] for share in cut(len(pieces), threads)]))
 
 
-def bands(batch: int, height: int, width: int, target: int) -> list[tuple[slice, slice]]:
+def bands(batch: int, height: int, width: int, target: int) -> list[Band]:
     """Cut maps (batch, height, width) into (images, rows) of about `target` pixels: rows of one image, or whole images."""
     if height * width > target:
         threads = thread_count()

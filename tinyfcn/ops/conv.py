@@ -31,10 +31,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tinyfcn.backend import Array, array_module, empty_pixels, pixels
+from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, winograd
-from tinyfcn.parallel import bands, cut, parallel, thread_count
+from tinyfcn.parallel import Band, bands, cut, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
@@ -42,8 +42,6 @@ BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
 
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
-
-Band = tuple[slice, slice]  # (images, rows)
 
 
 class Geometry(NamedTuple):
@@ -186,8 +184,7 @@ def correlate_input_gradient(
     `gate`, of its shape, is not positive.
     """
     xp = array_module(dy, weight)
-    dx = empty_pixels(xp, x_shape, dy.dtype)
-    dx[...] = 0
+    dx = zero_pixels(xp, x_shape, dy.dtype)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
     taps = geometry.kernel[0] * geometry.kernel[1]
 

@@ -8,18 +8,22 @@ Backward: y changes exactly as the input that won does, so the gradient goes to 
 are equally large, the first one in reading order wins. An input may win in several overlapping windows, and adds up
 their gradients.
 
-All that the backward pass must know is which tap of the window won: one byte an output, for windows up to 256 taps.
+Which input won need not be kept: it is the first one in its window that equals y. In a network x and y are there anyway, since
+the layers on either side keep them for their own gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tinyfcn.backend import Array
+from tinyfcn.backend import Array, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
+from tinyfcn.parallel import Band, bands, parallel
+
+BAND_BYTES = 1 << 18  # outputs of a band: with their inputs, four times as many, they stay in the cache
 
 
 def pool_output_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -45,8 +49,8 @@ def max_pool2d_forward(
 ) -> tuple[Array, tuple]:
     """Take the largest value of each window of x (N, C, H, W); the stride is the kernel's size where None.
 
-    Returns y (N, C, H_out, W_out), see `pool_output_size`, and a cache that holds the number of the winning tap
-    (counted in reading order) of each output, not x. A NaN in a window comes out as NaN.
+    Returns y (N, C, H_out, W_out), see `pool_output_size`, and a cache of references to x and y. A NaN in a window
+    comes out as NaN, and takes no gradient. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_pixels`.
 
     Raises TypeError for other dtypes than float32 and float64, and ValueError for a padding of more than half of the
     kernel (a window could then hold nothing but padding) or for an output without pixels.
@@ -63,15 +67,18 @@ def max_pool2d_forward(
     if min(*size, *x.shape[2:]) < 1:
         raise ValueError(f"{op}: kernel_size {kernel} does not fit into x of {x.shape[2:]} padded by {padding}")
 
-    y = xp.full((*x.shape[:2], *size), -np.inf, x.dtype)
-    winner = xp.zeros(y.shape, np.uint8 if kernel[0] * kernel[1] <= 256 else np.int32)
-    taps = list(_taps(x.shape[2:], size, kernel, stride, padding))
-    for tap, outputs, inputs in reversed(taps):  # so that the first of equal inputs has the last word
-        candidate = x[inputs]
-        best = y[outputs]
-        xp.copyto(winner[outputs], winner.dtype.type(tap), where=candidate >= best)
-        xp.maximum(best, candidate, out=best)
-    return y, (x.shape, winner, taps)
+    y = empty_pixels(xp, (*x.shape[:2], *size), x.dtype)
+    source, target = pixels(x), pixels(y)
+
+    def work(share: Sequence[Band]) -> None:
+        for images, rows in share:
+            best = target[images, rows]  # (n, rows, W_out, C)
+            best[...] = -np.inf
+            for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
+                xp.maximum(best[outputs], source[images][inputs], out=best[outputs])
+
+    parallel(xp, work, _bands(y))
+    return y, (x, y, kernel, stride, padding)
 
 
 def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
@@ -79,22 +86,41 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
 
     Raises ValueError where dy has not y's shape.
     """
-    x_shape, winner, taps = cache
-    xp = _check.arrays("max_pool2d_backward", dy=dy)
-    _check.shape("max_pool2d_backward", "dy", dy, winner.shape)
-    dx = xp.zeros(x_shape, dy.dtype)
-    for tap, outputs, inputs in taps:
-        dx[inputs] += dy[outputs] * (winner[outputs] == tap)
+    x, y, kernel, stride, padding = cache
+    xp = _check.arrays("max_pool2d_backward", dy=dy, x=x)
+    _check.shape("max_pool2d_backward", "dy", dy, y.shape)
+    dx = zero_pixels(xp, x.shape, dy.dtype)
+    source, target = pixels(x), pixels(dx)
+
+    def work(share: Sequence[Band]) -> None:
+        for images, rows in share:
+            best, upstream = pixels(y)[images, rows], pixels(dy)[images, rows]  # (n, rows, W_out, C)
+            taken = xp.zeros(best.shape, bool)  # windows whose winner has been found
+            for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
+                wins = (source[images][inputs] == best[outputs]) > taken[outputs]
+                taken[outputs] |= wins
+                target[images][inputs] += upstream[outputs] * wins
+
+    if stride[0] >= kernel[0]:
+        parallel(xp, work, _bands(y))
+    else:  # windows of neighbouring bands share inputs: one thread
+        work(_bands(y))
     return dx
 
 
-def _taps(x_size, y_size, kernel, stride, padding) -> Iterator[tuple[int, tuple, tuple]]:
-    """For each tap of the window: its number, the outputs whose tap lies inside x, and the inputs that they meet there.
+def _bands(y: Array) -> list[Band]:
+    n, channels, height, width = y.shape
+    return bands(n, height, width, max(BAND_BYTES // (channels * y.itemsize), 1)) if channels else []
+
+
+def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[tuple[tuple, tuple]]:
+    """For each tap of the window, in reading order: the outputs, among these rows, whose tap lies inside x, and the inputs that
+    they meet there.
 
     The inputs of one tap are all different, so adding to them through a slice is safe.
     """
     for i in range(kernel[0]):
+        down = inside(x_size[0], rows.stop - rows.start, i - padding[0] + rows.start * stride[0], stride[0])
         for j in range(kernel[1]):
-            rows, down = inside(x_size[0], y_size[0], i - padding[0], stride[0])
-            columns, across = inside(x_size[1], y_size[1], j - padding[1], stride[1])
-            yield i * kernel[1] + j, (..., rows, columns), (..., down, across)
+            across = inside(x_size[1], width, j - padding[1], stride[1])
+            yield (slice(None), down[0], across[0]), (slice(None), down[1], across[1])

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -49,12 +50,13 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, parallel
-
-Band = tuple[slice, slice]  # (images, rows of tiles)
+from tinyfcn.parallel import bands, cut, parallel
 
 TILE = 4  # outputs along a tile's side
-BAND_TILES = 256  # tiles of a band: enough for fast matrix products, few enough to stay in the cache
+BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
+BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
+
+Block = tuple[slice, slice, slice]  # a band: images, rows of tiles, columns of tiles
 
 A_T = np.array(
     [
@@ -108,10 +110,10 @@ def correlate(
     a_t = xp.asarray(A_T, x.dtype)
     target = pixels(y)
 
-    def work(share: Sequence[Band]) -> None:
-        buffers = _buffers(xp, x.dtype, share, y.shape[3], max(c_in, c_out))
-        for band in share:
-            v = _spectra(B_T, x, gate, band, y.shape[3], padding, buffers)
+    def work(share: Sequence[Block]) -> None:
+        buffers = _buffers(xp, x.dtype, share, max(c_in, c_out))
+        for block in share:
+            v = _spectra(B_T, x, gate, block, padding, buffers)
             grid = v.shape[2:5]  # n, tile rows, tile columns
             m = next(buffers)(6, 6, *grid, c_out)
             xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
@@ -122,13 +124,14 @@ def correlate(
             tiles = next(buffers)(TILE, grid[0], grid[1] * TILE, grid[2], c_out)  # (column in tile, n, row, tile column, C)
             rows_in_tile = tiles.reshape(TILE, *grid[:2], TILE, -1)
             xp.matmul(a_t, half.reshape(TILE, 6, *grid[:2], -1).transpose(0, 2, 3, 1, 4), out=rows_in_tile)
-            images, tile_rows = band
-            for column in range(min(TILE, y.shape[3])):
-                out = target[images, tile_rows.start * TILE : tile_rows.stop * TILE, column::TILE]
+            images, down, across = block
+            here = target[images, down.start * TILE : down.stop * TILE, across.start * TILE : across.stop * TILE]
+            for column in range(min(TILE, here.shape[2])):
+                out = here[:, :, column::TILE]
                 part = tiles[column, :, : out.shape[1], : out.shape[2]]  # tiles may hang over the border
                 xp.maximum(part, 0, out=out) if relu else xp.copyto(out, part)
 
-    parallel(xp, work, _tile_bands(y))
+    parallel(xp, work, _blocks(y, max(c_in, c_out)))
 
 
 def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gate: Array | None = None) -> tuple[Array, Array]:
@@ -136,21 +139,21 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
 
-    def work(share: Sequence[Band]) -> tuple[Array, Array]:
-        inputs = _buffers(xp, x.dtype, share, dy.shape[3], c_in)
-        outputs = _buffers(xp, x.dtype, share, dy.shape[3], c_out)
+    def work(share: Sequence[Block]) -> tuple[Array, Array]:
+        inputs = _buffers(xp, x.dtype, share, c_in)
+        outputs = _buffers(xp, x.dtype, share, c_out)
         du = xp.zeros((36, c_out, c_in), x.dtype)
         dbias = xp.zeros(c_out, x.dtype)
         product = xp.empty((c_out, c_in), x.dtype)
-        for band in share:
-            v = _spectra(B_T, x, None, band, dy.shape[3], padding, inputs).reshape(36, -1, c_in)
-            dm = _spectra(A_T.T, dy, gate, band, dy.shape[3], (0, 0), outputs).reshape(36, -1, c_out)
+        for block in share:
+            v = _spectra(B_T, x, None, block, padding, inputs).reshape(36, -1, c_in)
+            dm = _spectra(A_T.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
             dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
             for k in range(36):
                 du[k] += xp.matmul(dm[k].T, v[k], out=product)
         return _kernel_gradient(du), dbias
 
-    shares = parallel(xp, work, _tile_bands(dy))
+    shares = parallel(xp, work, _blocks(dy, max(c_in, c_out)))
     if not shares:
         return xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
     dweight, dbias = shares[0]
@@ -160,9 +163,17 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     return dweight, dbias
 
 
-def _tile_bands(y: Array) -> list[Band]:
+def _blocks(y: Array, channels: int) -> list[Block]:
+    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once a block
+    costs less than reading the tiles."""
     n, _, height, width = y.shape
-    return bands(n, -(-height // TILE), -(-width // TILE), BAND_TILES)
+    high, wide = -(-height // TILE), -(-width // TILE)
+    tiles = max(BAND_BYTES // (36 * channels * y.itemsize), 2 * channels // 3)
+    return [
+        (images, rows, columns)
+        for columns in cut(wide, -(-wide // BAND_WIDTH))
+        for images, rows in bands(n, high, columns.stop - columns.start, tiles)
+    ]
 
 
 def _kernel_spectra(weight: Array) -> Array:
@@ -179,38 +190,42 @@ def _kernel_gradient(du: Array) -> Array:
     return (du.reshape(36, -1).T @ both).reshape(*du.shape[1:], 3, 3)
 
 
-def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Band], width: int, channels: int) -> Any:
+def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], channels: int) -> Any:
     """Two scratch arrays that take turns, so that the one is read while the other is written.
 
     Each has room for the spectra of the largest band. Call what `next` gives with a shape.
     """
-    tiles = max((images.stop - images.start) * (rows.stop - rows.start) for images, rows in share) * -(-width // TILE)
+    tiles = max(prod(axis.stop - axis.start for axis in block) for block in share)
 
     def shaped(flat: Array) -> Callable[..., Array]:
-        return lambda *shape: flat[: int(np.prod(shape))].reshape(shape)
+        return lambda *shape: flat[: prod(shape)].reshape(shape)
 
     return cycle([shaped(xp.empty(36 * tiles * channels, dtype)) for _ in range(2)])
 
 
-def _spectra(
-    matrix: np.ndarray, x: Array, gate: Array | None, band: Band, width: int, padding: tuple[int, int], buffers: Any
-) -> Array:
-    """P d P^T for matrix P (6, k) and every tile d (k, k) of a band of x: (6, 6, n, tile rows, tile columns, C).
+def _spectra(matrix: np.ndarray, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
+    """P d P^T for matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, n, tile rows, tile columns, C).
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
     """
     xp = array_module(x)
-    images, tile_rows = band
-    n, high, wide, k = images.stop - images.start, tile_rows.stop - tile_rows.start, -(-width // TILE), matrix.shape[1]
+    images, down, across = block
+    n, high, wide = (axis.stop - axis.start for axis in block)
+    k = matrix.shape[1]
     p = xp.asarray(matrix, x.dtype)
     rows = TILE * (high - 1) + k
     columns = next(buffers)(k, n, rows, wide, x.shape[1])
-    _take_columns(x, gate, images, TILE * tile_rows.start - padding[0], -padding[1], columns)
+    _take_columns(x, gate, images, TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, n, high, wide, x.shape[1])
-    windows = xp.lib.stride_tricks.sliding_window_view(half.reshape(6, n, rows, -1), k, axis=2)[:, :, ::TILE]
-    xp.matmul(p, windows.swapaxes(3, 4), out=spectra.reshape(6, 6, n, high, -1).transpose(0, 2, 3, 1, 4))
+    line = half[0, 0, 0].size
+    windows = xp.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
+        half,
+        (6, n, high, k, line),
+        tuple(half.itemsize * step for step in (n * rows * line, rows * line, TILE * line, line, 1)),
+    )
+    xp.matmul(p, windows, out=spectra.reshape(6, 6, n, high, line).transpose(0, 2, 3, 1, 4))
     return spectra
 
 
@@ -234,6 +249,6 @@ def _take_columns(x: Array, gate: Array | None, images: slice, top: int, left: i
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
     """target[k] = sum over j of matrix[k, j] source[j], row by row of the image, which fits into the cache."""
     xp = array_module(source)
-    lines = int(np.prod(source.shape[1:-2]))
+    lines = prod(source.shape[1:-2])
     source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
     xp.matmul(matrix, source, out=target)
