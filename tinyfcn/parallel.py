@@ -1,7 +1,8 @@
 """Cutting work into bands that fit the processor's cache, and running the bands on threads.
 
 NumPy releases Python's interpreter lock inside its functions, so bands on ordinary threads do run side by side. The
-matrix product has threads of its own, which would compete with these: it is held to one while bands run.
+matrix product has threads of its own, which would compete with these, and go on spinning for milliseconds after each product:
+it is held to one thread while bands run.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
     Who gets what depends on the number of threads alone, so sums over the results are the same in every run. `work`
     allocates its scratch arrays once and reuses them for all of its pieces. A GPU needs no threads: `work` gets everything.
     """
-    threads = min(thread_count(), len(pieces)) if xp is np else 1
-    if threads <= 1:
-        return [work(pieces)] if pieces else []
+    shares = [pieces[share] for share in cut(len(pieces), thread_count() if xp is np else 1)]
+    if xp is not np:
+        return [work(share) for share in shares]
     with _busy, _blas().limit(limits=1):
-        return list(_pool(threads).map(work, [pieces[share] for share in cut(len(pieces), threads)]))
+        return list(_pool(len(shares)).map(work, shares)) if len(shares) > 1 else [work(share) for share in shares]
 
 
 def bands(batch: int, height: int, width: int, target: int) -> list[Band]:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
@@ -162,17 +163,19 @@ def correlate(
     xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
-    def work(share: Sequence[Band]) -> None:
-        for images, rows in share:
+    def work(share: Sequence[tuple[Band, slice]]) -> None:
+        for (images, rows), filters in share:
             columns = _gather(x, images, rows, geometry, y.shape[3])
-            out = pixels(y)[images, rows].reshape(-1, len(w))  # (n rows W_out, C_out), a view
-            xp.matmul(columns.T, w.T, out=out)
+            out = pixels(y)[images, rows].reshape(-1, len(w))[:, filters]  # (n rows W_out, C_out), a view
+            xp.matmul(columns.T, w[filters].T, out=out)
             if bias is not None:
-                out += bias
+                out += bias[filters]
             if relu:
                 xp.maximum(out, 0, out=out)
 
-    parallel(xp, work, _bands(w.shape[1] * x.itemsize, y.shape))
+    pieces = _bands(w.shape[1] * x.itemsize, y.shape)
+    few = len(pieces) < thread_count()  # few outputs, as those of fc6: threads then share the filters
+    parallel(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
 
 
 def correlate_input_gradient(

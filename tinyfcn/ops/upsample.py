@@ -14,11 +14,12 @@ Nothing new is needed for the backward pass either. With y = A^T x:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
-from tinyfcn.backend import Array, empty_pixels
+from tinyfcn.backend import Array, array_module, empty_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops.conv import (
     correlate,
@@ -26,6 +27,7 @@ from tinyfcn.ops.conv import (
     correlate_weight_gradient,
     window_geometry,
 )
+from tinyfcn.parallel import parallel
 
 
 def conv_transpose2d_forward(
@@ -127,7 +129,7 @@ def upsample_bilinear_forward(x: Array, kernel_size: int, stride: int) -> tuple[
     if min(x.shape[2:]) < 1:
         raise ValueError(f"{op}: x of {x.shape[2:]} has no pixels")
     up_h, up_w = (_spread(xp, size, kernel_size, stride, x.dtype) for size in x.shape[2:])
-    y = up_h @ x @ up_w.T
+    y = _both_sides(up_h, x, up_w.T)
     return y, (up_h, up_w, y.shape)
 
 
@@ -139,7 +141,20 @@ def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
     up_h, up_w, y_shape = cache
     _check.arrays("upsample_bilinear_backward", dy=dy, y=up_h)
     _check.shape("upsample_bilinear_backward", "dy", dy, y_shape)
-    return up_h.T @ dy @ up_w
+    return _both_sides(up_h.T, dy, up_w)
+
+
+def _both_sides(left: Array, x: Array, right: Array) -> Array:
+    """left @ x[n, c] @ right for every image and channel."""
+    xp = array_module(x)
+    y = xp.empty((*x.shape[:2], len(left), right.shape[1]), x.dtype)
+
+    def work(share: Sequence[tuple[int, int]]) -> None:
+        for place in share:
+            xp.matmul(left, x[place] @ right, out=y[place])
+
+    parallel(xp, work, list(np.ndindex(x.shape[:2])))
+    return y
 
 
 def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:

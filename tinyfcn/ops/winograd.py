@@ -50,7 +50,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, cut, parallel
+from tinyfcn.parallel import bands, cut, parallel, thread_count
 
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
@@ -169,6 +169,7 @@ def _blocks(y: Array, channels: int) -> list[Block]:
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
     tiles = max(BAND_BYTES // (36 * channels * y.itemsize), 2 * channels // 3)
+    tiles = min(tiles, -(-n * high * wide // thread_count()))  # each thread gets some
     return [
         (images, rows, columns)
         for columns in cut(wide, -(-wide // BAND_WIDTH))
@@ -179,15 +180,28 @@ def _blocks(y: Array, channels: int) -> list[Block]:
 def _kernel_spectra(weight: Array) -> Array:
     """U = G g G^T of every kernel, as (36, C_out, C_in), its columns first, as in `_spectra`."""
     xp = array_module(weight)
-    both = xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), weight.dtype)
-    return (both @ weight.reshape(-1, 9).T).reshape(36, *weight.shape[:2])
+    u = xp.empty((36, weight.shape[0] * weight.shape[1]), weight.dtype)
+    both = _both_sides(xp, weight.dtype)
+
+    def work(share: Sequence[slice]) -> None:
+        for filters in share:
+            kernels = weight[filters].reshape(-1, 9).T
+            start = filters.start * weight.shape[1]
+            xp.matmul(both, kernels, out=u[:, start : start + kernels.shape[1]])
+
+    parallel(xp, work, cut(len(weight), thread_count()))
+    return u.reshape(36, *weight.shape[:2])
 
 
 def _kernel_gradient(du: Array) -> Array:
     """dg = G^T dU G: the transpose of `_kernel_spectra`."""
     xp = array_module(du)
-    both = xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), du.dtype)
-    return (du.reshape(36, -1).T @ both).reshape(*du.shape[1:], 3, 3)
+    return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(*du.shape[1:], 3, 3)
+
+
+def _both_sides(xp: ModuleType, dtype: Any) -> Array:
+    """The matrix (36, 9) that takes g to G g G^T."""
+    return xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), dtype)
 
 
 def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], channels: int) -> Any:
