@@ -138,29 +138,42 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     """Return (dweight, dbias) for dy, the gradient at y; dy counts as 0 wherever `gate`, of y's shape, is not positive."""
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
+    blocks = _blocks(dy, max(c_in, c_out))
+    # Threads share the blocks of a wide map; those of a small one with many channels share the filters, whose sums over tiles
+    # are then the larger part of the memory.
+    share_filters = c_out * c_in > 64 * sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
+    if share_filters:
+        pieces = [(blocks, filters) for filters in cut(c_out, thread_count())]
+    else:
+        pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), thread_count())]
 
-    def work(share: Sequence[Block]) -> tuple[Array, Array]:
-        inputs = _buffers(xp, x.dtype, share, c_in)
-        outputs = _buffers(xp, x.dtype, share, c_out)
-        du = xp.zeros((36, c_out, c_in), x.dtype)
-        dbias = xp.zeros(c_out, x.dtype)
-        product = xp.empty((c_out, c_in), x.dtype)
-        for block in share:
-            v = _spectra(B_T, x, None, block, padding, inputs).reshape(36, -1, c_in)
-            dm = _spectra(A_T.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
-            dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
-            for k in range(36):
-                du[k] += xp.matmul(dm[k].T, v[k], out=product)
-        return _kernel_gradient(du), dbias
+    def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
+        return [_gradient_of_filters(dy[:, f], None if gate is None else gate[:, f], x, padding, part) for part, f in share]
 
-    shares = parallel(xp, work, _blocks(dy, max(c_in, c_out)))
-    if not shares:
-        return xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    dweight, dbias = shares[0]
-    for other in shares[1:]:
-        dweight += other[0]
-        dbias += other[1]
+    dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
+    found = sum(parallel(xp, work, pieces), [])
+    for (_, filters), (dw, db) in zip(pieces, found, strict=True):
+        dweight[filters] += dw
+        dbias[filters] += db
     return dweight, dbias
+
+
+def _gradient_of_filters(
+    dy: Array, gate: Array | None, x: Array, padding: tuple[int, int], blocks: list[Block]
+) -> tuple[Array, Array]:
+    """(dweight, dbias) of the filters whose outputs dy belongs to, from these blocks."""
+    xp = array_module(dy, x)
+    c_out, c_in = dy.shape[1], x.shape[1]
+    inputs = _buffers(xp, x.dtype, blocks, c_in)
+    outputs = _buffers(xp, x.dtype, blocks, c_out)
+    du, product = xp.zeros((36, c_out, c_in), x.dtype), xp.empty((36, c_out, c_in), x.dtype)
+    dbias = xp.zeros(c_out, x.dtype)
+    for block in blocks:
+        v = _spectra(B_T, x, None, block, padding, inputs).reshape(36, -1, c_in)
+        dm = _spectra(A_T.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
+        du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
+        dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
+    return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
 
 def _blocks(y: Array, channels: int) -> list[Block]:
@@ -191,12 +204,6 @@ def _kernel_spectra(weight: Array) -> Array:
 
     parallel(xp, work, cut(len(weight), thread_count()))
     return u.reshape(36, *weight.shape[:2])
-
-
-def _kernel_gradient(du: Array) -> Array:
-    """dg = G^T dU G: the transpose of `_kernel_spectra`."""
-    xp = array_module(du)
-    return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(*du.shape[1:], 3, 3)
 
 
 def _both_sides(xp: ModuleType, dtype: Any) -> Array:
