@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.models.border import Stretch, stretch, stretch_backward
 
 
 class Network:
@@ -107,6 +108,14 @@ class Network:
 
     def pool_backward(self, name: str, dy: Array) -> Array:
         return ops.max_pool2d_backward(dy, self._cache(name))
+
+    def stretch(self, name: str, x: Array, image_size: tuple[int, int], how: Stretch) -> Array:
+        return self._apply(name, stretch, x, image_size, how)
+
+    def stretch_backward(self, name: str, dy: Array) -> Array:
+        """The gradient of `stretch`, where the forward pass had one."""
+        assert self._caches is not None
+        return stretch_backward(dy, self._cache(name)) if name in self._caches else dy
 
     # Files
 

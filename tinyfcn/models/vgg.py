@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyfcn.backend import Array
 from tinyfcn.models.alignment import IMAGE, Grid
+from tinyfcn.models.border import borders
 from tinyfcn.models.network import Network
 
 # Channels and number of 3x3 convolutions of each block; a block ends in a 2x2 max pooling at stride 2.
@@ -36,12 +37,20 @@ def trunk_shapes(width: float) -> dict[str, tuple[int, ...]]:
 
 
 def trunk_forward(net: Network, x: Array, first_padding: int = 1) -> list[Array]:
-    """Run conv1_1 to pool5; returns [pool1, ..., pool5]. `first_padding` is that of conv1_1, all others have 1."""
+    """Run conv1_1 to pool5; returns [pool1, ..., pool5]. `first_padding` is that of conv1_1, all others have 1.
+
+    Where `first_padding` is wide, the first blocks run with less, see `tinyfcn.models.border`: their results are the same.
+    """
     pools = []
+    image_size = x.shape[2:]
+    widths, stretches = borders([convolutions for _, convolutions in BLOCKS], first_padding)
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         for k in range(1, convolutions + 1):
-            x = net.conv(f"conv{block}_{k}", x, padding=first_padding if (block, k) == (1, 1) else 1, relu=True)
+            x = net.conv(f"conv{block}_{k}", x, padding=widths[0] if (block, k) == (1, 1) else 1, relu=True)
         x = net.pool(f"pool{block}", x)
+        how = stretches[block - 1]
+        if how is not None:
+            x = net.stretch(f"pool{block}.stretch", x, image_size, how)
         pools.append(x)
     return pools
 
@@ -53,7 +62,7 @@ def trunk_backward(net: Network, dpools: dict[int, Array], need_dx: bool = False
     for block in range(len(BLOCKS), 0, -1):
         if block in dpools:
             dx = dpools[block] if dx is None else dx + dpools[block]
-        dx = net.pool_backward(f"pool{block}", dx)
+        dx = net.pool_backward(f"pool{block}", net.stretch_backward(f"pool{block}.stretch", dx))
         for k in range(BLOCKS[block - 1][1], 0, -1):
             dx = net.conv_backward(f"conv{block}_{k}", dx, need_dx=need_dx or (block, k) != (1, 1))
     return dx

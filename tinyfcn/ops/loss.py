@@ -14,13 +14,17 @@ be subtracted from all before exp, which then cannot overflow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
+from tinyfcn.parallel import cut, parallel
 
+PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -36,7 +40,8 @@ def softmax_cross_entropy_forward(
 
     `reduction` "sum" adds the loss of all pixels that count, "mean" divides that by the sum of their weights (their
     number, where `class_weight` (C,) is None; 0 where no pixel counts), "none" returns the loss of each pixel, (N, H, W),
-    0 where ignored. The result has the dtype of scores. The cache holds the softmax, (N, C, H, W), and a weight a pixel.
+    0 where ignored. The result has the dtype of scores. The cache holds the gradient of each pixel's loss at its scores,
+    (N, C, H, W): softmax and label are at hand here, so that one pass over the scores does both.
 
     Any number of axes may follow (N, C) in scores and (N,) in labels.
     Raises TypeError for labels that are not integers, and ValueError for shapes that do not fit, an unknown reduction, or
@@ -61,22 +66,35 @@ def softmax_cross_entropy_forward(
             f"{op}: label {int(index[outside][0])} is not among the {classes} classes 0 to {classes - 1}, "
             f"nor the ignore label {ignore_index}"
         )
-    index = index[:, None]  # (N, 1, H, W)
-    weight = counted.astype(scores.dtype)[:, None]
+    weight = counted.astype(scores.dtype)
     if class_weight is not None:
         weight *= class_weight[index]
     if reduction == "mean":
-        count = weight.sum()
-        weight /= xp.where(count > 0, count, 1).astype(scores.dtype)
+        total = weight.sum()
+        weight /= xp.where(total > 0, total, 1).astype(scores.dtype)
 
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    exp = xp.exp(shifted)
-    total = exp.sum(axis=1, keepdims=True)
-    exp /= total  # the softmax, (N, C, H, W)
-    loss = xp.log(total) - xp.take_along_axis(shifted, index, axis=1)  # (N, 1, H, W)
-    loss = xp.where(counted[:, None], loss, 0) * weight
-    loss = loss[:, 0] if reduction == "none" else loss.sum()
-    return loss, (exp, index, weight, loss.shape)
+    images, count = len(scores), prod(labels.shape[1:])
+    flat = scores.reshape(images, classes, count)  # (N, C, P), a pixel a column
+    index, weight = index.reshape(images, count), weight.reshape(images, count)  # (N, P)
+    gradient = xp.empty(flat.shape, scores.dtype)
+    loss = xp.empty(index.shape, scores.dtype)
+
+    def work(share: Sequence[tuple[int, slice]]) -> None:
+        for n, pixels in share:
+            g, t, w = gradient[n, :, pixels], index[n, pixels], weight[n, pixels]
+            place = (t, xp.arange(len(t)))
+            xp.subtract(flat[n, :, pixels], flat[n, :, pixels].max(axis=0), out=g)  # s - max s
+            label_score = g[place]
+            xp.exp(g, out=g)
+            total = g.sum(axis=0)
+            loss[n, pixels] = w * xp.where(w != 0, xp.log(total) - label_score, 0)
+            g *= w / total
+            g[place] -= w  # w (softmax - [k = t])
+
+    pieces = cut(count, -(-count // PIXELS))
+    parallel(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
+    loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
+    return loss, (gradient.reshape(scores.shape), loss.shape)
 
 
 def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
@@ -84,11 +102,8 @@ def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
 
     `dloss` is a number for "mean" and "sum", an array (N, H, W) for "none".
     """
-    softmax, index, weight, loss_shape = cache
-    xp = array_module(softmax)
-    dloss = xp.asarray(dloss, softmax.dtype)
+    gradient, loss_shape = cache
+    xp = array_module(gradient)
+    dloss = xp.asarray(dloss, gradient.dtype)
     _check.shape("softmax_cross_entropy_backward", "dloss", dloss, loss_shape)
-    if dloss.ndim:
-        dloss = dloss[:, None]
-    classes = xp.arange(softmax.shape[1]).reshape(-1, *(1,) * (softmax.ndim - 2))
-    return (softmax - (classes == index)) * (weight * dloss)  # (N, C, H, W)
+    return gradient * (dloss[:, None] if dloss.ndim else dloss)

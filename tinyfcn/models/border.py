@@ -1,0 +1,92 @@
+r"""What a wide border of zeros makes constant, and how not to compute it again and again.
+
+FCN pads the image with 100 zeros on every side. Far from the image, and far from the edge of the map (where later layers add
+zeros of their own), every row of a feature map is the same, and so is every column. Run with a narrower border, a layer gives the
+same map with fewer of these rows. So the first blocks run with narrow borders, and `stretch` repeats one of the constant rows, and
+columns, until the map is as wide as with the full border. For an image of 500x500 this saves 46, 41 and 25 percent of the work of
+VGG's first three blocks; later on, the image reaches every row.
+
+How narrow? Unit j of a map of stride s with border P sees the image's rows from s j - P - q to s j - P - q + R - 1, where R is the
+size of its receptive field, and q the zeros that the layers after the first one add, counted in image rows. It is constant if
+
+    s j - P - q + R - 1 < 0        it sees nothing of the image, which begins at row 0, and
+    s j - P - q >= -P              nothing beyond the first layer's map, which begins at row -P
+
+so s j must lie in [q, q + P - R]. Below an image of H rows, alike, s j must lie in [H + P + q, H + 2 P + q - R]. Both
+intervals hold a multiple of s if P >= R + s - 1. Borders must differ by multiples of s, so that the image meets the pooling windows as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module, pixels
+
+
+class Stretch(NamedTuple):
+    """How to widen a block's map: repeat the units before and after the image `copies` times more.
+
+    Unit j is constant before the image for s j in [before, ...], after it for s j in [after + H, ...], with s the stride.
+    """
+
+    stride: int
+    before: int
+    after: int
+    copies: int
+
+    def places(self, size: int) -> tuple[int, int]:
+        """The constant units to repeat, for an image of this height or width."""
+        return -(-self.before // self.stride), -(-(size + self.after) // self.stride)
+
+
+def borders(blocks: Sequence[int], padding: int) -> tuple[list[int], list[Stretch | None]]:
+    """The border of each block, and how to stretch its output to that of the next (None where that is the same).
+
+    `blocks` holds the number of 3x3 convolutions of each block, which ends in a 2x2 pooling. The last border is `padding`.
+    """
+    field, zeros, stride = 1, -1, 1  # R, q, s of the map so far; the first convolution's zeros are P, not q
+    reach = []
+    for convolutions in blocks:
+        field += 2 * stride * convolutions + stride
+        zeros += stride * convolutions
+        stride *= 2
+        reach.append((field, zeros, stride))
+    widths: list[int] = [padding]
+    stretches: list[Stretch | None] = [None]
+    for field, zeros, stride in reversed(reach[:-1]):
+        least = field + stride - 1
+        copies = max(widths[0] - least, 0) // stride
+        width = widths[0] - copies * stride
+        stretches.insert(0, Stretch(stride, zeros, width + zeros, copies) if copies else None)
+        widths.insert(0, width)
+    return widths, stretches
+
+
+def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, tuple]:
+    """Widen a map x (N, C, H, W) of images of `image_size`; the cache says how."""
+    xp = array_module(x)
+    y = pixels(x)
+    for axis, size in enumerate(image_size, 1):
+        times = np.ones(y.shape[axis], np.int64)
+        times[[*how.places(size)]] += how.copies
+        y = y.take(xp.asarray(np.repeat(np.arange(len(times)), times)), axis)
+    return y.transpose(0, 3, 1, 2), (image_size, how)
+
+
+def stretch_backward(dy: Array, cache: tuple) -> Array:
+    """Return dx: a row or column that was repeated collects the gradients of all its copies."""
+    image_size, how = cache
+    xp = array_module(dy)
+    dx = pixels(dy)
+    for axis, size in enumerate(image_size, 1):
+        before, after = how.places(size)
+        after += how.copies  # where its copies begin in dy
+        ends = [0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]]
+        parts = [dx[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(ends)]
+        repeated = (part.sum(axis, keepdims=True) for part in parts[1::2])
+        dx = xp.concatenate([parts[0], next(repeated), parts[2], next(repeated), parts[4]], axis)
+    return dx.transpose(0, 3, 1, 2)
