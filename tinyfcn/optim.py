@@ -9,9 +9,12 @@ counted pixels, steps on the sum with (lr, weight_decay) are steps on the mean w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 from tinyfcn.backend import Array, array_module
+from tinyfcn.parallel import cut, parallel
+
+Update = Callable[[str, Array], None]
 
 BIAS_RATE = 2.0  # times the learning rate of weights
 CHUNK = 1 << 15  # entries that are updated at a time
@@ -31,14 +34,24 @@ class SGD:
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        for name, gradient in grads.items():
+        _update_all(self.begin(params, factor), grads)
+
+    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+        """Begin a step: returns a function that updates the parameter `name` in place, given its gradient."""
+
+        def update(name: str, gradient: Array) -> None:
             lr, decay = _rates(name, self.lr * factor, self.weight_decay)
-            for w, g, v in _chunks(params[name], gradient, _moment(self.state, name, gradient)):
+
+            def chunk(w: Array, g: Array, v: Array) -> None:
                 v *= self.momentum
                 v -= lr * g
                 if decay:
                     v -= (lr * decay) * w
                 w += v
+
+            _in_chunks(chunk, params[name], gradient, _moment(self.state, name, gradient))
+
+        return update
 
 
 class Adam:
@@ -57,19 +70,29 @@ class Adam:
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
+        _update_all(self.begin(params, factor), grads)
+
+    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+        """Begin a step: returns a function that updates the parameter `name` in place, given its gradient."""
         self.steps += 1
         b1, b2 = self.betas
-        for name, gradient in grads.items():
+        rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
+
+        def update(name: str, gradient: Array) -> None:
             xp = array_module(gradient)
             lr, decay = _rates(name, self.lr * factor, self.weight_decay)
-            moments = _moment(self.state, f"{name}.m", gradient), _moment(self.state, f"{name}.v", gradient)
-            for w, g, m, v in _chunks(params[name], gradient, *moments):
+
+            def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 m += (1 - b1) * (g - m)
                 v += (1 - b2) * (g * g - v)
                 if decay:
                     w *= 1 - lr * decay
-                rms = xp.sqrt(v / (1 - b2**self.steps))
-                w -= (lr / (1 - b1**self.steps)) * m / (rms + self.eps)
+                w -= (lr / rest1) * m / (xp.sqrt(v / rest2) + self.eps)
+
+            moments = _moment(self.state, f"{name}.m", gradient), _moment(self.state, f"{name}.v", gradient)
+            _in_chunks(chunk, params[name], gradient, *moments)
+
+        return update
 
 
 def constant(progress: float) -> float:
@@ -85,8 +108,13 @@ def poly(progress: float) -> float:
 SCHEDULES = {"poly": poly, "constant": constant}
 
 
-def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Arrays of one shape as flat pieces, seen together, small enough for all to stay in the cache between operations.
+def _update_all(update: Update, grads: dict[str, Array]) -> None:
+    for name, gradient in grads.items():
+        update(name, gradient)
+
+
+def _in_chunks(change: Callable[..., None], *arrays: Array) -> None:
+    """Call `change` with flat pieces of arrays of one shape, small enough for all to stay in the cache between operations.
 
     Parameters and moments are updated through their pieces, so they must be contiguous; gradients need not be. Raises
     ValueError for a parameter that is not.
@@ -94,8 +122,12 @@ def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     if not arrays[0].flags.c_contiguous:
         raise ValueError(f"a parameter of shape {arrays[0].shape} is not contiguous: it cannot be updated in place")
     flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, CHUNK):
-        yield tuple(array[start : start + CHUNK] for array in flat)
+
+    def work(share: Sequence[slice]) -> None:
+        for piece in share:
+            change(*(array[piece] for array in flat))
+
+    parallel(array_module(*arrays), work, cut(flat[0].size, -(-flat[0].size // CHUNK)))
 
 
 def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:

@@ -102,8 +102,7 @@ def train_step(net: FCN, optimiser: SGD | Adam, x: Array, labels: Array, reducti
     """Forward, loss, backward, update; returns the loss, on the network's device."""
     scores = net.forward(x, training=True)
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction)
-    net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
-    optimiser.step(net.params, net.grads, factor)
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.params, factor))
     return loss
 
 

@@ -1,19 +1,20 @@
 r"""What a wide border of zeros makes constant, and how not to compute it again and again.
 
-FCN pads the image with 100 zeros on every side. Far from the image, and far from the edge of the map (where later layers add
-zeros of their own), every row of a feature map is the same, and so is every column. Run with a narrower border, a layer gives the
-same map with fewer of these rows. So the first blocks run with narrow borders, and `stretch` repeats one of the constant rows, and
-columns, until the map is as wide as with the full border. For an image of 500x500 this saves 46, 41 and 25 percent of the work of
-VGG's first three blocks; later on, the image reaches every row.
+FCN pads the image with 100 zeros on every side. Far from the image, and far from the edge of the map (where later layers
+add zeros of their own), all rows of a feature map are the same, and so are all columns. With a narrower border a layer
+gives the same map with fewer of them. So the first blocks run with narrow borders, and `stretch` repeats one of the constant
+rows, and columns, until the map is as wide as with the full border. For an image of 500x500 this saves 46, 41 and 25 percent
+of the work of VGG's first three blocks; later on, the image reaches every row.
 
-How narrow? Unit j of a map of stride s with border P sees the image's rows from s j - P - q to s j - P - q + R - 1, where R is the
-size of its receptive field, and q the zeros that the layers after the first one add, counted in image rows. It is constant if
+How narrow? Unit j of a map of stride s with border P sees the image's rows from s j - P - q to s j - P - q + R - 1. R is the
+size of its receptive field; q counts the zeros that the layers after the first one add, in image rows. It is constant if
 
     s j - P - q + R - 1 < 0        it sees nothing of the image, which begins at row 0, and
     s j - P - q >= -P              nothing beyond the first layer's map, which begins at row -P
 
 so s j must lie in [q, q + P - R]. Below an image of H rows, alike, s j must lie in [H + P + q, H + 2 P + q - R]. Both
-intervals hold a multiple of s if P >= R + s - 1. Borders must differ by multiples of s, so that the image meets the pooling windows as before.
+intervals hold a multiple of s if P >= R + s - 1. Borders must differ by multiples of s, so that the image still meets the
+pooling windows in the same way.
 """
 
 from __future__ import annotations

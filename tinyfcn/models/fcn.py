@@ -34,6 +34,7 @@ from tinyfcn.models.vgg import (
     trunk_grids,
     trunk_shapes,
 )
+from tinyfcn.optim import Update
 
 # Padding of conv1_1 and of fc6. "paper": 100 pixels on every side, so that fc6, which shrinks its map by 6, has
 # something to work on for any image. "same": every convolution keeps its map's size, at a fraction of the arithmetic.
@@ -126,11 +127,12 @@ class FCN(Network):
         """
         raise NotImplementedError
 
-    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
+    def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         """Fill `grads` from dscores (N, num_classes, H, W), the gradient at the scores of the last forward pass.
 
-        Returns the gradient at the images if `need_dx`, None where the trunk is frozen. Raises RuntimeError without a
-        forward pass in training.
+        Returns the gradient at the images if `need_dx`, None where the trunk is frozen. With `update`, such as an optimiser's
+        `begin` returns, `grads` stays empty: update(name, gradient) is called as soon as a gradient is final, and
+        the gradient is gone before the next one is computed. Raises RuntimeError without a forward pass in training.
         """
         raise NotImplementedError
 
@@ -189,7 +191,8 @@ class FCN(Network):
 
     def _upsample_backward(self, name: str, dy: Array) -> Array:
         if f"{name}.weight" in self.params:
-            dx, self.grads[f"{name}.weight"], _ = ops.conv_transpose2d_backward(dy, self._cache(name))
+            dx, dweight, _ = ops.conv_transpose2d_backward(dy, self._cache(name))
+            self._keep(f"{name}.weight", dweight)
             return dx
         return ops.upsample_bilinear_backward(dy, self._cache(name))
 
@@ -242,8 +245,8 @@ class FCN32s(FCN):
         score = self._score("score_fr", conv7)
         return self._crop(self._upsample("upscore32", score))
 
-    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
-        self._start_backward()
+    def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
+        self._start_backward(update)
         dscore = self._upsample_backward("upscore32", self._crop_backward(dscores))
         dconv7 = self._score_backward("score_fr", dscore)
         return self._trunk_backward(dconv7, {}, need_dx)
@@ -262,8 +265,8 @@ class FCN16s(FCN):
         fused = self._add("score_pool4", skip, up)  # (3)
         return self._crop(self._upsample("upscore16", fused))
 
-    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
-        self._start_backward()
+    def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
+        self._start_backward(update)
         dfused = self._upsample_backward("upscore16", self._crop_backward(dscores))
         dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
         dpool4 = self._score_backward("score_pool4", dskip)  # (2)
@@ -287,8 +290,8 @@ class FCN8s(FCN):
         fused = self._add("score_pool3", skip, up)  # (6)
         return self._crop(self._upsample("upscore8", fused))  # (7)
 
-    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
-        self._start_backward()
+    def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
+        self._start_backward(update)
         dfused = self._upsample_backward("upscore8", self._crop_backward(dscores))  # (7)
         dskip, dup = self._add_backward("score_pool3", dfused)  # (6)
         dpool3 = self._score_backward("score_pool3", dskip)  # (5)

@@ -12,6 +12,7 @@ import numpy as np
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, to_device, to_host
 from tinyfcn.models.border import Stretch, stretch, stretch_backward
+from tinyfcn.optim import Update
 
 
 class Network:
@@ -24,6 +25,7 @@ class Network:
 
     params: dict[str, Array]
     grads: dict[str, Array]
+    _keep: Update  # where the backward pass puts the gradient of a parameter
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
@@ -58,9 +60,10 @@ class Network:
         self.training = training
         self._caches = {} if training else None
 
-    def _start_backward(self) -> None:
+    def _start_backward(self, update: Update | None) -> None:
         if not self._caches:
             raise RuntimeError("backward needs a forward pass with training=True before it (and only one of each)")
+        self._keep = self.grads.__setitem__ if update is None else update
 
     def _apply(self, name: str, forward: Callable, *arguments: Any, **options: Any) -> Array:
         y, cache = forward(*arguments, **options)
@@ -78,14 +81,17 @@ class Network:
 
     def conv_backward(self, name: str, dy: Array, need_dx: bool = True) -> Array:
         dx, dweight, dbias = ops.conv2d_backward(dy, self._cache(name), need_dx=need_dx)
-        self.grads[f"{name}.weight"], self.grads[f"{name}.bias"] = dweight, dbias
+        self._keep(f"{name}.weight", dweight)
+        self._keep(f"{name}.bias", dbias)
         return dx
 
     def linear(self, name: str, x: Array) -> Array:
         return self._apply(name, ops.linear_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
 
     def linear_backward(self, name: str, dy: Array) -> Array:
-        dx, self.grads[f"{name}.weight"], self.grads[f"{name}.bias"] = ops.linear_backward(dy, self._cache(name))
+        dx, dweight, dbias = ops.linear_backward(dy, self._cache(name))
+        self._keep(f"{name}.weight", dweight)
+        self._keep(f"{name}.bias", dbias)
         return dx
 
     def relu(self, name: str, x: Array) -> Array:

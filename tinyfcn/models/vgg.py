@@ -11,6 +11,7 @@ from tinyfcn.backend import Array
 from tinyfcn.models.alignment import IMAGE, Grid
 from tinyfcn.models.border import borders
 from tinyfcn.models.network import Network
+from tinyfcn.optim import Update
 
 # Channels and number of 3x3 convolutions of each block; a block ends in a 2x2 max pooling at stride 2.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -119,9 +120,9 @@ class VGG16(Network):
             x = self.dropout(f"drop{name}", self.relu(f"relu{name}", self.linear(f"fc{name}", x)), self.rate)
         return self.linear("fc8", x)
 
-    def backward(self, dscores: Array, need_dx: bool = False) -> Array | None:
-        """Fill `grads` from dscores, the gradient at the scores; returns the gradient at the image if `need_dx`."""
-        self._start_backward()
+    def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
+        """Fill `grads` from dscores, the gradient at the scores; see `FCN.backward`."""
+        self._start_backward(update)
         dx = self.linear_backward("fc8", dscores)
         for name in ("7", "6"):
             dx = self.linear_backward(f"fc{name}", self.relu_backward(f"relu{name}", self.dropout_backward(f"drop{name}", dx)))

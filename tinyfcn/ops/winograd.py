@@ -27,7 +27,8 @@ The gradients are the transposes of the same maps. From Y = A^T M A, M[k] = V[k]
 
     dM = A dY A^T,   dU[k] = sum over tiles of dM[k]^T V[k],   dg = G^T dU G
 
-The gradient at the input needs nothing new: it is the convolution of dy with the kernel turned by 180 degrees, its channels swapped.
+The gradient at the input needs nothing new: it is the convolution of dy with the kernel turned by 180 degrees and its
+channels swapped.
 
 The bias needs no pass of its own: the column of A^T for the point 1 is all ones, so b added to M at (1, 1) comes out
 added to every output. For the same reason db is the sum of dM at (1, 1).
@@ -41,7 +42,7 @@ What it wins, FCN's conv1_2 and conv4_2 at an image of 500x500, on two cores (mi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -151,7 +152,7 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
         return [_gradient_of_filters(dy[:, f], None if gate is None else gate[:, f], x, padding, part) for part, f in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    found = sum(parallel(xp, work, pieces), [])
+    found = chain.from_iterable(parallel(xp, work, pieces))
     for (_, filters), (dw, db) in zip(pieces, found, strict=True):
         dweight[filters] += dw
         dbias[filters] += db
