@@ -107,7 +107,7 @@ def correlate(
     """
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
-    u = _kernel_spectra(weight).swapaxes(1, 2)  # (36, C_in, C_out)
+    u = _kernel_spectra(weight)  # (36, C_in, C_out)
     a_t = xp.asarray(A_T, x.dtype)
     target = pixels(y)
 
@@ -192,19 +192,19 @@ def _blocks(y: Array, channels: int) -> list[Block]:
 
 
 def _kernel_spectra(weight: Array) -> Array:
-    """U = G g G^T of every kernel, as (36, C_out, C_in), its columns first, as in `_spectra`."""
+    """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `_spectra`."""
     xp = array_module(weight)
-    u = xp.empty((36, weight.shape[0] * weight.shape[1]), weight.dtype)
+    c_out, c_in = weight.shape[:2]
+    u = xp.empty((36, c_in * c_out), weight.dtype)
     both = _both_sides(xp, weight.dtype)
 
     def work(share: Sequence[slice]) -> None:
-        for filters in share:
-            kernels = weight[filters].reshape(-1, 9).T
-            start = filters.start * weight.shape[1]
-            xp.matmul(both, kernels, out=u[:, start : start + kernels.shape[1]])
+        for channels in share:
+            kernels = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
+            xp.matmul(both, kernels, out=u[:, channels.start * c_out : channels.stop * c_out])
 
-    parallel(xp, work, cut(len(weight), thread_count()))
-    return u.reshape(36, *weight.shape[:2])
+    parallel(xp, work, cut(c_in, thread_count()))
+    return u.reshape(36, c_in, c_out)
 
 
 def _both_sides(xp: ModuleType, dtype: Any) -> Array:
