@@ -9,15 +9,14 @@ counted pixels, steps on the sum with (lr, weight_decay) are steps on the mean w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tinyfcn.backend import Array, array_module
-from tinyfcn.parallel import cut, parallel
+from tinyfcn.parallel import in_pieces
 
 Update = Callable[[str, Array], None]
 
 BIAS_RATE = 2.0  # times the learning rate of weights
-CHUNK = 1 << 15  # entries that are updated at a time
 
 
 class SGD:
@@ -113,21 +112,14 @@ def _update_all(update: Update, grads: dict[str, Array]) -> None:
         update(name, gradient)
 
 
-def _in_chunks(change: Callable[..., None], *arrays: Array) -> None:
-    """Call `change` with flat pieces of arrays of one shape, small enough for all to stay in the cache between operations.
+def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *moments: Array) -> None:
+    """Call `change` with pieces of the arrays; parameter and moments are updated through them.
 
-    Parameters and moments are updated through their pieces, so they must be contiguous; gradients need not be. Raises
-    ValueError for a parameter that is not.
+    Raises ValueError for a parameter that is not contiguous.
     """
-    if not arrays[0].flags.c_contiguous:
-        raise ValueError(f"a parameter of shape {arrays[0].shape} is not contiguous: it cannot be updated in place")
-    flat = [array.reshape(-1) for array in arrays]
-
-    def work(share: Sequence[slice]) -> None:
-        for piece in share:
-            change(*(array[piece] for array in flat))
-
-    parallel(array_module(*arrays), work, cut(flat[0].size, -(-flat[0].size // CHUNK)))
+    if not param.flags.c_contiguous:
+        raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
+    in_pieces(change, param, array_module(gradient).ascontiguousarray(gradient), *moments)
 
 
 def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:

@@ -21,11 +21,13 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.errors import InputError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+PIECE = 1 << 15  # entries of one array: a few such pieces stay in the cache together
 Band = tuple[slice, slice]  # (images, rows)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -73,6 +75,29 @@ def cut(length: int, parts: int) -> list[slice]:
     """Cut a range into at most `parts` slices whose lengths differ by one at most; none is empty."""
     parts = min(parts, length)
     return [slice(*ends) for ends in pairwise(length * k // parts for k in range(parts + 1))] if parts else []
+
+
+def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
+    """Call `change`, an operation entry by entry, with pieces of arrays of one shape that fit into the cache together.
+
+    The pieces are flat, and seen in the order of memory, where that is the same for all arrays and has no gaps.
+    """
+    flat = _flat(arrays)
+
+    def work(share: Sequence[slice]) -> None:
+        for piece in share:
+            change(*(array[piece] for array in flat))
+
+    length = len(flat[0]) if flat[0].ndim else 1
+    parallel(array_module(*arrays), work, cut(length, -(-flat[0].size // PIECE)))
+
+
+def _flat(arrays: Sequence[Array]) -> list[Array]:
+    if all(array.flags.c_contiguous for array in arrays):
+        return [array.reshape(-1) for array in arrays]
+    if arrays[0].ndim == 4 and all(pixels(array).flags.c_contiguous for array in arrays):
+        return [pixels(array).reshape(-1) for array in arrays]
+    return list(arrays)
 
 
 @cache

@@ -8,6 +8,7 @@ import numpy as np
 
 from tinyfcn.backend import Array
 from tinyfcn.ops import _check
+from tinyfcn.parallel import in_pieces
 
 
 def relu_forward(x: Array) -> tuple[Array, Array]:
@@ -22,9 +23,11 @@ def relu_backward(dy: Array, cache: Array) -> Array:
 
     Raises ValueError where dy has not y's shape.
     """
-    _check.arrays("relu_backward", dy=dy, y=cache)
+    xp = _check.arrays("relu_backward", dy=dy, y=cache)
     _check.shape("relu_backward", "dy", dy, cache.shape)
-    return dy * (cache > 0)
+    dx = xp.empty_like(dy)
+    in_pieces(lambda dx, dy, y: xp.multiply(dy, y > 0, out=dx), dx, dy, cache)
+    return dx
 
 
 def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:

@@ -27,6 +27,7 @@ The environment variable TINYFCN_CONV=plain sends them here as well.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -35,6 +36,7 @@ from typing import NamedTuple
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, winograd
+from tinyfcn.ops.activation import relu_backward
 from tinyfcn.parallel import Band, bands, cut, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
@@ -120,20 +122,22 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
     The formulas are derived at the top of this file; with ReLU, dy counts as 0 wherever y is 0. Raises ValueError where dy
     has not y's shape.
     """
-    x, weight, has_bias, geometry, gate = cache
+    x, weight, has_bias, geometry, y = cache
     xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
+    if y is not None:
+        dy = relu_backward(dy, y)
     dx = None
     if _takes_winograd(weight, geometry, dy.shape[2:]):
-        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding, gate)
-        if need_dx:  # each input pixel collects what the windows around it ask for: a convolution with the kernel turned round
+        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding)
+        if need_dx:  # each input collects what the windows around it ask for: a convolution with the kernel turned round
             dx = empty_pixels(xp, x.shape, x.dtype)
             turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
-            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx, gate=gate)
+            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx)
     else:
-        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape, gate)
+        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape)
         if need_dx:
-            dx = correlate_input_gradient(dy, weight, geometry, x.shape, gate)
+            dx = correlate_input_gradient(dy, weight, geometry, x.shape)
     return dx, dweight, dbias if has_bias else None
 
 
@@ -178,13 +182,10 @@ def correlate(
     parallel(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
 
 
-def correlate_input_gradient(
-    dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...], gate: Array | None = None
-) -> Array:
+def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...]) -> Array:
     """Return dx: dX = W^T dy, every entry added to where `_gather` took it from.
 
-    Each thread does a block of input channels, since the windows of neighbouring bands overlap in x. dy counts as 0 wherever
-    `gate`, of its shape, is not positive.
+    Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
     xp = array_module(dy, weight)
     dx = zero_pixels(xp, x_shape, dy.dtype)
@@ -195,7 +196,7 @@ def correlate_input_gradient(
         for channels in share:
             block = w[:, channels.start * taps : channels.stop * taps]
             for images, rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ _outputs(dy, gate, images, rows).T  # (c k_h k_w, n rows W_out)
+                columns = block.T @ _outputs(dy, images, rows).T  # (c k_h k_w, n rows W_out)
                 _scatter(columns, dx[:, channels], images, rows, geometry, dy.shape[3])
 
     parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
@@ -203,26 +204,35 @@ def correlate_input_gradient(
 
 
 def correlate_weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
-    """Return dW = dy X^T and db, summed over the bands; dy counts as 0 wherever `gate`, of its shape, is not positive."""
+    """Return dW = dy X^T and db, summed over the bands.
+
+    Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
+    """
     xp = array_module(dy, x)
-    dweight = xp.zeros(weight_shape, dy.dtype)
-    dw = dweight.reshape(weight_shape[0], -1)  # (C_out, C_in k_h k_w)
-    dbias = xp.zeros(weight_shape[0], dy.dtype)
     taps = geometry.kernel[0] * geometry.kernel[1]
+    depth = weight_shape[1] * taps
+    every_band = _bands(depth * dy.itemsize, dy.shape)
+    if weight_shape[0] * depth * dy.itemsize <= BAND_BYTES:
+        shares = cut(len(every_band), thread_count())
+        pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
+    else:
+        pieces = [(0, every_band, channels) for channels in _channel_blocks(weight_shape, dy.itemsize)]
+    dw = xp.zeros((pieces[-1][0] + 1 if pieces else 1, weight_shape[0], depth), dy.dtype)  # sums, C_out, C_in k_h k_w
+    db = xp.zeros(dw.shape[:2], dy.dtype)
 
-    def work(share: Sequence[slice]) -> None:
-        for channels in share:
-            block = dw[:, channels.start * taps : channels.stop * taps]
-            for images, rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
-                outputs = _outputs(dy, gate, images, rows)
-                block += outputs.T @ _gather(x[:, channels], images, rows, geometry, dy.shape[3]).T
+    def work(share: Sequence[tuple[int, list[Band], slice]]) -> None:
+        for k, some_bands, channels in share:
+            total = dw[k, :, channels.start * taps : channels.stop * taps]
+            for images, rows in some_bands:
+                outputs = _outputs(dy, images, rows)
+                total += outputs.T @ _gather(x[:, channels], images, rows, geometry, dy.shape[3]).T
                 if channels.start == 0:
-                    dbias[...] += outputs.sum(axis=0)
+                    db[k] += xp.ones(len(outputs), dy.dtype) @ outputs
 
-    parallel(xp, work, _channel_blocks(weight_shape, dy.itemsize))
-    return dweight, dbias
+    parallel(xp, work, pieces)
+    return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
 
 
 def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> list[Band]:
@@ -238,12 +248,9 @@ def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]
     return cut(channels, max(thread_count(), block_bytes // BLOCK_BYTES))
 
 
-def _outputs(dy: Array, gate: Array | None, images: slice, rows: slice) -> Array:
+def _outputs(dy: Array, images: slice, rows: slice) -> Array:
     """A band of dy as a matrix whose rows match the columns of `_gather`."""
-    band = pixels(dy)[images, rows]
-    if gate is not None:
-        band = band * (pixels(gate)[images, rows] > 0)
-    return band.reshape(-1, dy.shape[1])  # (n rows W_out, C_out)
+    return pixels(dy)[images, rows].reshape(-1, dy.shape[1])  # (n rows W_out, C_out)
 
 
 def _gather(x: Array, images: slice, rows: slice, geometry: Geometry, width: int) -> Array:

@@ -36,7 +36,6 @@ added to every output. For the same reason db is the sum of dM at (1, 1).
 Rounding: values at the points 2 and -2 are larger than the inputs, and cancel. In float32 the result is exact to about 6e-6 of
 its largest value with 512 channels, where the plain sum is exact to 1e-6; in float64 to 1e-14.
 
-What it wins, FCN's conv1_2 and conv4_2 at an image of 500x500, on two cores (milliseconds; see `python -m tinyfcn.bench --layers`):
 """
 
 from __future__ import annotations
@@ -98,12 +97,10 @@ def correlate(
     *,
     bias: Array | None = None,
     relu: bool = False,
-    gate: Array | None = None,
 ) -> None:
     """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3) into y (N, C_out, H_out, W_out).
 
-    With `relu`, write max(y, 0) instead. With `gate`, an array of x's shape, x counts as 0 wherever the gate is not
-    positive. A negative padding leaves out that many pixels of x at each border.
+    With `relu`, write max(y, 0) instead. A negative padding leaves out that many pixels of x at each border.
     """
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
@@ -114,7 +111,7 @@ def correlate(
     def work(share: Sequence[Block]) -> None:
         buffers = _buffers(xp, x.dtype, share, max(c_in, c_out))
         for block in share:
-            v = _spectra(B_T, x, gate, block, padding, buffers)
+            v = _spectra(B_T, x, block, padding, buffers)
             grid = v.shape[2:5]  # n, tile rows, tile columns
             m = next(buffers)(6, 6, *grid, c_out)
             xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
@@ -135,8 +132,8 @@ def correlate(
     parallel(xp, work, _blocks(y, max(c_in, c_out)))
 
 
-def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gate: Array | None = None) -> tuple[Array, Array]:
-    """Return (dweight, dbias) for dy, the gradient at y; dy counts as 0 wherever `gate`, of y's shape, is not positive."""
+def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> tuple[Array, Array]:
+    """Return (dweight, dbias) for dy, the gradient at y."""
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
     blocks = _blocks(dy, max(c_in, c_out))
@@ -149,7 +146,7 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
         pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), thread_count())]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
-        return [_gradient_of_filters(dy[:, f], None if gate is None else gate[:, f], x, padding, part) for part, f in share]
+        return [_gradient_of_filters(dy[:, filters], x, padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
     found = chain.from_iterable(parallel(xp, work, pieces))
@@ -159,9 +156,7 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     return dweight, dbias
 
 
-def _gradient_of_filters(
-    dy: Array, gate: Array | None, x: Array, padding: tuple[int, int], blocks: list[Block]
-) -> tuple[Array, Array]:
+def _gradient_of_filters(dy: Array, x: Array, padding: tuple[int, int], blocks: list[Block]) -> tuple[Array, Array]:
     """(dweight, dbias) of the filters whose outputs dy belongs to, from these blocks."""
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
@@ -170,8 +165,8 @@ def _gradient_of_filters(
     du, product = xp.zeros((36, c_out, c_in), x.dtype), xp.empty((36, c_out, c_in), x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
     for block in blocks:
-        v = _spectra(B_T, x, None, block, padding, inputs).reshape(36, -1, c_in)
-        dm = _spectra(A_T.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
+        v = _spectra(B_T, x, block, padding, inputs).reshape(36, -1, c_in)
+        dm = _spectra(A_T.T, dy, block, (0, 0), outputs).reshape(36, -1, c_out)
         du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
         dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
     return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
@@ -225,7 +220,7 @@ def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], channels: int) 
     return cycle([shaped(xp.empty(36 * tiles * channels, dtype)) for _ in range(2)])
 
 
-def _spectra(matrix: np.ndarray, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
+def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
     """P d P^T for matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, n, tile rows, tile columns, C).
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
@@ -237,7 +232,7 @@ def _spectra(matrix: np.ndarray, x: Array, gate: Array | None, block: Block, pad
     p = xp.asarray(matrix, x.dtype)
     rows = TILE * (high - 1) + k
     columns = next(buffers)(k, n, rows, wide, x.shape[1])
-    _take_columns(x, gate, images, TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
+    _take_columns(x[images], TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, n, high, wide, x.shape[1])
@@ -251,10 +246,9 @@ def _spectra(matrix: np.ndarray, x: Array, gate: Array | None, block: Block, pad
     return spectra
 
 
-def _take_columns(x: Array, gate: Array | None, images: slice, top: int, left: int, columns: Array) -> None:
+def _take_columns(x: Array, top: int, left: int, columns: Array) -> None:
     """Copy columns[j, n, r, s, c] = x[n, c, top + r, left + j + 4 s], or 0 outside x."""
-    xp = array_module(x)
-    source, mask = pixels(x)[images], None if gate is None else pixels(gate)[images]
+    source = pixels(x)
     down, rows = inside(x.shape[2], columns.shape[2], top, 1)
     columns[:, :, : down.start] = 0
     columns[:, :, down.stop :] = 0
@@ -262,10 +256,7 @@ def _take_columns(x: Array, gate: Array | None, images: slice, top: int, left: i
         across, places = inside(x.shape[3], columns.shape[3], left + j, TILE)
         column[:, :, : across.start] = 0
         column[:, :, across.stop :] = 0
-        if mask is None:
-            column[:, down, across] = source[:, rows, places]
-        else:
-            xp.multiply(source[:, rows, places], mask[:, rows, places] > 0, out=column[:, down, across])
+        column[:, down, across] = source[:, rows, places]
 
 
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
