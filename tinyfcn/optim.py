@@ -33,10 +33,11 @@ class SGD:
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        _update_all(self.begin(params, factor), grads)
+        _update_all(self.begin({name: params[name] for name in grads}, factor), grads)
 
     def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
-        """Begin a step: returns a function that updates the parameter `name` in place, given its gradient."""
+        """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
+        moments = {name: _moment(self.state, name, p) for name, p in params.items()}
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = _rates(name, self.lr * factor, self.weight_decay)
@@ -48,7 +49,7 @@ class SGD:
                     v -= (lr * decay) * w
                 w += v
 
-            _in_chunks(chunk, params[name], gradient, _moment(self.state, name, gradient))
+            _in_chunks(chunk, params[name], gradient, moments[name])
 
         return update
 
@@ -69,11 +70,12 @@ class Adam:
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
         """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        _update_all(self.begin(params, factor), grads)
+        _update_all(self.begin({name: params[name] for name in grads}, factor), grads)
 
     def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
-        """Begin a step: returns a function that updates the parameter `name` in place, given its gradient."""
+        """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
         self.steps += 1
+        moments = {name: [_moment(self.state, f"{name}.{m}", p) for m in "mv"] for name, p in params.items()}
         b1, b2 = self.betas
         rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
 
@@ -88,8 +90,7 @@ class Adam:
                     w *= 1 - lr * decay
                 w -= (lr / rest1) * m / (xp.sqrt(v / rest2) + self.eps)
 
-            moments = _moment(self.state, f"{name}.m", gradient), _moment(self.state, f"{name}.v", gradient)
-            _in_chunks(chunk, params[name], gradient, *moments)
+            _in_chunks(chunk, params[name], gradient, *moments[name])
 
         return update
 

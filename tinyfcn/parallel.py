@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
@@ -57,8 +57,15 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
     shares = [pieces[share] for share in cut(len(pieces), thread_count() if xp is np else 1)]
     if xp is not np:
         return [work(share) for share in shares]
+    if not shares:
+        return []
     with _busy, _prepare().limit(limits=1):
-        return list(_pool(len(shares)).map(work, shares)) if len(shares) > 1 else [work(share) for share in shares]
+        others = [_pool(len(shares) - 1).submit(work, share) for share in shares[1:]]
+        try:
+            first = work(shares[0])
+        finally:
+            wait(others)
+        return [first, *(other.result() for other in others)]
 
 
 def bands(batch: int, height: int, width: int, target: int) -> list[Band]:

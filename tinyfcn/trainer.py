@@ -100,9 +100,11 @@ def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: 
 
 def train_step(net: FCN, optimiser: SGD | Adam, x: Array, labels: Array, reduction: str = "mean", factor: float = 1.0):
     """Forward, loss, backward, update; returns the loss, on the network's device."""
-    scores = net.forward(x, training=True)
-    loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction)
-    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.params, factor))
+    update = optimiser.begin(net.learned(), factor)
+    loss, cache = ops.softmax_cross_entropy_forward(net.forward(x, training=True), labels, reduction=reduction)
+    dscores = ops.softmax_cross_entropy_backward(1.0, cache)
+    del cache  # as large as dscores
+    net.backward(dscores, update=update)
     return loss
 
 

@@ -136,6 +136,9 @@ class FCN(Network):
         """
         raise NotImplementedError
 
+    def learned(self) -> dict[str, Array]:
+        return {name: p for name, p in self.params.items() if not self.freeze_trunk or name.startswith(("score", "upscore"))}
+
     def predict(self, x: Array) -> Array:
         """The class with the largest score at every pixel, (N, H, W) uint8."""
         return self.forward(x).argmax(axis=1).astype(np.uint8)

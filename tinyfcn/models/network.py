@@ -48,6 +48,10 @@ class Network:
                 value = rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
             self.params[name] = to_device(value.astype(self.dtype, copy=False), xp)
 
+    def learned(self) -> dict[str, Array]:
+        """The parameters that get a gradient."""
+        return self.params
+
     # Layers
 
     def _start(self, x: Array, training: bool) -> None:

@@ -219,7 +219,9 @@ def correlate_weight_gradient(
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
         pieces = [(0, every_band, channels) for channels in _channel_blocks(weight_shape, dy.itemsize)]
-    dw = xp.zeros((pieces[-1][0] + 1 if pieces else 1, weight_shape[0], depth), dy.dtype)  # sums, C_out, C_in k_h k_w
+    if not pieces:
+        return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
+    dw = xp.empty((pieces[-1][0] + 1, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
     db = xp.zeros(dw.shape[:2], dy.dtype)
 
     def work(share: Sequence[tuple[int, list[Band], slice]]) -> None:
@@ -227,7 +229,11 @@ def correlate_weight_gradient(
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for images, rows in some_bands:
                 outputs = _outputs(dy, images, rows)
-                total += outputs.T @ _gather(x[:, channels], images, rows, geometry, dy.shape[3]).T
+                columns = _gather(x[:, channels], images, rows, geometry, dy.shape[3])
+                if (images, rows) == some_bands[0]:
+                    xp.matmul(outputs.T, columns.T, out=total)
+                else:
+                    total += outputs.T @ columns.T
                 if channels.start == 0:
                     db[k] += xp.ones(len(outputs), dy.dtype) @ outputs
 

@@ -55,6 +55,7 @@ from tinyfcn.parallel import bands, cut, parallel, thread_count
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
 BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
+MANY_KERNELS = 1 << 14  # from which on it is worth to wake threads up for their spectra
 
 Block = tuple[slice, slice, slice]  # a band: images, rows of tiles, columns of tiles
 
@@ -122,12 +123,13 @@ def correlate(
             tiles = next(buffers)(TILE, grid[0], grid[1] * TILE, grid[2], c_out)  # (column in tile, n, row, tile column, C)
             rows_in_tile = tiles.reshape(TILE, *grid[:2], TILE, -1)
             xp.matmul(a_t, half.reshape(TILE, 6, *grid[:2], -1).transpose(0, 2, 3, 1, 4), out=rows_in_tile)
+            if relu:
+                xp.maximum(tiles, 0, out=tiles)
             images, down, across = block
             here = target[images, down.start * TILE : down.stop * TILE, across.start * TILE : across.stop * TILE]
             for column in range(min(TILE, here.shape[2])):
                 out = here[:, :, column::TILE]
-                part = tiles[column, :, : out.shape[1], : out.shape[2]]  # tiles may hang over the border
-                xp.maximum(part, 0, out=out) if relu else xp.copyto(out, part)
+                out[...] = tiles[column, :, : out.shape[1], : out.shape[2]]  # tiles may hang over the border
 
     parallel(xp, work, _blocks(y, max(c_in, c_out)))
 
@@ -149,8 +151,8 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> 
         return [_gradient_of_filters(dy[:, filters], x, padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    found = chain.from_iterable(parallel(xp, work, pieces))
-    for (_, filters), (dw, db) in zip(pieces, found, strict=True):
+    found = chain.from_iterable(parallel(xp, work, pieces if blocks else []))
+    for (_, filters), (dw, db) in zip(pieces, found, strict=bool(blocks)):
         dweight[filters] += dw
         dbias[filters] += db
     return dweight, dbias
@@ -162,12 +164,16 @@ def _gradient_of_filters(dy: Array, x: Array, padding: tuple[int, int], blocks: 
     c_out, c_in = dy.shape[1], x.shape[1]
     inputs = _buffers(xp, x.dtype, blocks, c_in)
     outputs = _buffers(xp, x.dtype, blocks, c_out)
-    du, product = xp.zeros((36, c_out, c_in), x.dtype), xp.empty((36, c_out, c_in), x.dtype)
+    du = xp.empty((36, c_out, c_in), x.dtype)
+    product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
     for block in blocks:
         v = _spectra(B_T, x, block, padding, inputs).reshape(36, -1, c_in)
         dm = _spectra(A_T.T, dy, block, (0, 0), outputs).reshape(36, -1, c_out)
-        du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
+        if block is blocks[0]:
+            xp.matmul(dm.swapaxes(1, 2), v, out=du)
+        else:
+            du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
         dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
     return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
@@ -198,7 +204,7 @@ def _kernel_spectra(weight: Array) -> Array:
             kernels = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
             xp.matmul(both, kernels, out=u[:, channels.start * c_out : channels.stop * c_out])
 
-    parallel(xp, work, cut(c_in, thread_count()))
+    parallel(xp, work, cut(c_in, thread_count() if c_in * c_out > MANY_KERNELS else 1))
     return u.reshape(36, c_in, c_out)
 
 
