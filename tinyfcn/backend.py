@@ -36,24 +36,24 @@ def array_module(*arrays: Array) -> ModuleType:
 
 
 def empty_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
-    """An uninitialised array of shape (N, C, H, W) that lies in memory pixel by pixel, as (N, H, W, C).
+    """An uninitialised array of shape (N, C, H, W) that lies in memory pixel by pixel, as (H, W, N, C).
 
-    What convolutions return: the values of all channels at a pixel are neighbours, so a band of rows is one piece of memory,
-    the pixels are the rows of a matrix, and stepping over pixels, as pooling does, still reads whole pieces.
+    What convolutions return: the values of all images and channels at a pixel are neighbours. So a band of rows is one piece of
+    memory, its pixels are the rows of a matrix, and stepping over pixels, as pooling does, still reads whole pieces.
     """
     n, c, h, w = shape
-    return xp.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    return pixels(xp.empty((h, w, n, c), dtype))
 
 
 def zero_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
     """`empty_pixels`, filled with zeros."""
     n, c, h, w = shape
-    return xp.zeros((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    return pixels(xp.zeros((h, w, n, c), dtype))
 
 
 def pixels(array: Array) -> Array:
-    """See (N, C, H, W) as (N, H, W, C)."""
-    return array.transpose(0, 2, 3, 1)
+    """See (N, C, H, W) as (H, W, N, C), and the other way round."""
+    return array.transpose(2, 3, 0, 1)
 
 
 def to_host(array: Array) -> np.ndarray:

@@ -28,7 +28,6 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 PIECE = 1 << 15  # entries of one array: a few such pieces stay in the cache together
-Band = tuple[slice, slice]  # (images, rows)
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -68,14 +67,10 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
         return [first, *(other.result() for other in others)]
 
 
-def bands(batch: int, height: int, width: int, target: int) -> list[Band]:
-    """Cut maps (batch, height, width) into (images, rows) of about `target` pixels: rows of one image, or whole images."""
-    if height * width > target:
-        threads = thread_count()
-        parts = -(-height * width // target)
-        parts += -parts % threads if batch == 1 else 0  # so that each thread gets as many
-        return [(slice(n, n + 1), rows) for n in range(batch) for rows in cut(height, parts)]
-    return [(images, slice(0, height)) for images in cut(batch, -(-batch * height * width // target))]
+def bands(rows: int, row_size: int, target: int) -> list[slice]:
+    """Cut rows of `row_size` pixels into bands of at most about `target` pixels; where several, as many for each thread."""
+    parts = -(-rows * row_size // target)
+    return cut(rows, parts + -parts % thread_count() if parts > 1 else parts)
 
 
 def cut(length: int, parts: int) -> list[slice]:

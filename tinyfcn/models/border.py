@@ -71,11 +71,11 @@ def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array,
     """Widen a map x (N, C, H, W) of images of `image_size`; the cache says how."""
     xp = array_module(x)
     y = pixels(x)
-    for axis, size in enumerate(image_size, 1):
+    for axis, size in enumerate(image_size):
         times = np.ones(y.shape[axis], np.int64)
         times[[*how.places(size)]] += how.copies
         y = y.take(xp.asarray(np.repeat(np.arange(len(times)), times)), axis)
-    return y.transpose(0, 3, 1, 2), (image_size, how)
+    return pixels(y), (image_size, how)
 
 
 def stretch_backward(dy: Array, cache: tuple) -> Array:
@@ -83,11 +83,11 @@ def stretch_backward(dy: Array, cache: tuple) -> Array:
     image_size, how = cache
     xp = array_module(dy)
     dx = pixels(dy)
-    for axis, size in enumerate(image_size, 1):
+    for axis, size in enumerate(image_size):
         before, after = how.places(size)
         after += how.copies  # where its copies begin in dy
         ends = [0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]]
         parts = [dx[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(ends)]
         repeated = (part.sum(axis, keepdims=True) for part in parts[1::2])
         dx = xp.concatenate([parts[0], next(repeated), parts[2], next(repeated), parts[4]], axis)
-    return dx.transpose(0, 3, 1, 2)
+    return pixels(dx)

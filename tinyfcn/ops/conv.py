@@ -37,7 +37,7 @@ from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixe
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, winograd
 from tinyfcn.ops.activation import relu_backward
-from tinyfcn.parallel import Band, bands, cut, parallel, thread_count
+from tinyfcn.parallel import bands, cut, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
@@ -167,10 +167,10 @@ def correlate(
     xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
-    def work(share: Sequence[tuple[Band, slice]]) -> None:
-        for (images, rows), filters in share:
-            columns = _gather(x, images, rows, geometry, y.shape[3])
-            out = pixels(y)[images, rows].reshape(-1, len(w))[:, filters]  # (n rows W_out, C_out), a view
+    def work(share: Sequence[tuple[slice, slice]]) -> None:
+        for rows, filters in share:
+            columns = _gather(x, rows, geometry, y.shape[3])
+            out = pixels(y)[rows].reshape(-1, len(w))[:, filters]  # (rows W_out N, C_out), a view
             xp.matmul(columns.T, w[filters].T, out=out)
             if bias is not None:
                 out += bias[filters]
@@ -195,9 +195,9 @@ def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_sha
     def work(share: Sequence[slice]) -> None:
         for channels in share:
             block = w[:, channels.start * taps : channels.stop * taps]
-            for images, rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ _outputs(dy, images, rows).T  # (c k_h k_w, n rows W_out)
-                _scatter(columns, dx[:, channels], images, rows, geometry, dy.shape[3])
+            for rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
+                columns = block.T @ _outputs(dy, rows).T  # (c k_h k_w, rows W_out N)
+                _scatter(columns, dx[:, channels], rows, geometry, dy.shape[3])
 
     parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
     return dx
@@ -224,13 +224,13 @@ def correlate_weight_gradient(
     dw = xp.empty((pieces[-1][0] + 1, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
     db = xp.zeros(dw.shape[:2], dy.dtype)
 
-    def work(share: Sequence[tuple[int, list[Band], slice]]) -> None:
+    def work(share: Sequence[tuple[int, list[slice], slice]]) -> None:
         for k, some_bands, channels in share:
             total = dw[k, :, channels.start * taps : channels.stop * taps]
-            for images, rows in some_bands:
-                outputs = _outputs(dy, images, rows)
-                columns = _gather(x[:, channels], images, rows, geometry, dy.shape[3])
-                if (images, rows) == some_bands[0]:
+            for rows in some_bands:
+                outputs = _outputs(dy, rows)
+                columns = _gather(x[:, channels], rows, geometry, dy.shape[3])
+                if rows == some_bands[0]:
                     xp.matmul(outputs.T, columns.T, out=total)
                 else:
                     total += outputs.T @ columns.T
@@ -241,10 +241,10 @@ def correlate_weight_gradient(
     return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
 
 
-def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> list[Band]:
-    """Cut the outputs of shape (N, C_out, H_out, W_out) into (images, rows) whose columns fit into the cache."""
+def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:
+    """Cut the rows of the outputs (N, C_out, H_out, W_out) into bands whose columns fit into the cache."""
     batch, _, height, width = y_shape
-    return bands(batch, height, width, max(BAND_BYTES // column_bytes, BAND_COLUMNS))
+    return bands(height, width * batch, max(BAND_BYTES // column_bytes, BAND_COLUMNS))
 
 
 def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
@@ -254,54 +254,52 @@ def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]
     return cut(channels, max(thread_count(), block_bytes // BLOCK_BYTES))
 
 
-def _outputs(dy: Array, images: slice, rows: slice) -> Array:
+def _outputs(dy: Array, rows: slice) -> Array:
     """A band of dy as a matrix whose rows match the columns of `_gather`."""
-    return pixels(dy)[images, rows].reshape(-1, dy.shape[1])  # (n rows W_out, C_out)
+    return pixels(dy)[rows].reshape(-1, dy.shape[1])  # (rows W_out N, C_out)
 
 
-def _gather(x: Array, images: slice, rows: slice, geometry: Geometry, width: int) -> Array:
-    """im2col of one band: the columns (C_in k_h k_w, n rows W_out) that its outputs see."""
+def _gather(x: Array, rows: slice, geometry: Geometry, width: int) -> Array:
+    """im2col of one band: the columns (C_in k_h k_w, rows W_out N) that its outputs see."""
     xp = array_module(x)
     if geometry == POINTWISE:  # every output sees one input
-        return pixels(x)[images, rows].reshape(-1, x.shape[1]).T
-    patch, inside, source = _patch(xp, x.shape, x.dtype, images, rows, geometry)
-    patch[inside] = x[source].swapaxes(0, 1)
-    kh, kw = geometry.kernel
-    n, height = images.stop - images.start, rows.stop - rows.start
-    columns = xp.empty((x.shape[1], kh, kw, n, height, width), x.dtype)
+        return pixels(x)[rows].reshape(-1, x.shape[1]).T
+    patch, inside, source = _patch(xp, x.shape, x.dtype, rows, geometry)
+    patch[inside] = x[source].transpose(1, 2, 3, 0)
+    (kh, kw), height = geometry.kernel, rows.stop - rows.start
+    columns = xp.empty((x.shape[1], kh, kw, height, width, len(x)), x.dtype)
     for i, j, seen in _offsets(geometry, height, width):
         columns[:, i, j] = patch[seen]
     return columns.reshape(x.shape[1] * kh * kw, -1)
 
 
-def _scatter(columns: Array, dx: Array, images: slice, rows: slice, geometry: Geometry, width: int) -> None:
+def _scatter(columns: Array, dx: Array, rows: slice, geometry: Geometry, width: int) -> None:
     """col2im of one band: `_gather` with every copy turned round into an addition."""
     xp = array_module(dx)
+    height = rows.stop - rows.start
     if geometry == POINTWISE:
-        pixels(dx)[images, rows] += columns.T.reshape(images.stop - images.start, -1, width, len(columns))
+        pixels(dx)[rows] += columns.T.reshape(height, width, len(dx), -1)
         return
-    patch, inside, source = _patch(xp, dx.shape, dx.dtype, images, rows, geometry)
-    kh, kw = geometry.kernel
-    n, height = images.stop - images.start, rows.stop - rows.start
-    columns = columns.reshape(dx.shape[1], kh, kw, n, height, width)
+    patch, inside, source = _patch(xp, dx.shape, dx.dtype, rows, geometry)
+    columns = columns.reshape(dx.shape[1], *geometry.kernel, height, width, len(dx))
     for i, j, seen in _offsets(geometry, height, width):
         patch[seen] += columns[:, i, j]
-    dx[source] += patch[inside].swapaxes(0, 1)
+    dx[source] += patch[inside].transpose(3, 0, 1, 2)
 
 
-def _patch(xp, x_shape, dtype, images: slice, rows: slice, geometry: Geometry):
+def _patch(xp, x_shape, dtype, rows: slice, geometry: Geometry):
     """The zero-padded piece of the input under one band, and which part of it lies inside the input.
 
-    Returns (patch, inside, source): patch (C_in, n, rows_in, W + 2 p) of zeros, and the indices with which
-    patch[inside] and x[source].swapaxes(0, 1) are the same pixels.
+    Returns (patch, inside, source): patch (C_in, rows_in, W + 2 p, N) of zeros, and the indices with which
+    patch[inside] and x[source].transpose(1, 2, 3, 0) are the same pixels.
     """
-    _, channels, height, width = x_shape
+    batch, channels, height, width = x_shape
     top, bottom = geometry.input_rows(rows)
     p = geometry.padding[1]
-    patch = xp.zeros((channels, images.stop - images.start, bottom - top, width + 2 * p), dtype)
+    patch = xp.zeros((channels, bottom - top, width + 2 * p, batch), dtype)
     first, last = (min(max(r, 0), height) for r in (top, bottom))  # equal where a band sees nothing but padding
-    inside = (slice(None), slice(None), slice(first - top, last - top), slice(p, p + width))
-    source = (images, slice(None), slice(first, last))
+    inside = (slice(None), slice(first - top, last - top), slice(p, p + width))
+    source = (slice(None), slice(None), slice(first, last))
     return patch, inside, source
 
 
@@ -312,4 +310,4 @@ def _offsets(geometry: Geometry, height: int, width: int) -> Iterator[tuple[int,
         for j in range(kw):
             down = slice(i * dh, i * dh + sh * (height - 1) + 1, sh)
             across = slice(j * dw, j * dw + sw * (width - 1) + 1, sw)
-            yield i, j, (slice(None), slice(None), down, across)
+            yield i, j, (slice(None), down, across)

@@ -21,7 +21,7 @@ import numpy as np
 from tinyfcn.backend import Array, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import Band, bands, parallel
+from tinyfcn.parallel import bands, parallel
 
 BAND_BYTES = 1 << 18  # outputs of a band: with their inputs, four times as many, they stay in the cache
 
@@ -70,12 +70,12 @@ def max_pool2d_forward(
     y = empty_pixels(xp, (*x.shape[:2], *size), x.dtype)
     source, target = pixels(x), pixels(y)
 
-    def work(share: Sequence[Band]) -> None:
-        for images, rows in share:
-            best = target[images, rows]  # (n, rows, W_out, C)
+    def work(share: Sequence[slice]) -> None:
+        for rows in share:
+            best = target[rows]  # (rows, W_out, N, C)
             best[...] = -np.inf
             for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
-                xp.maximum(best[outputs], source[images][inputs], out=best[outputs])
+                xp.maximum(best[outputs], source[inputs], out=best[outputs])
 
     parallel(xp, work, _bands(y))
     return y, (x, y, kernel, stride, padding)
@@ -92,14 +92,14 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
     dx = zero_pixels(xp, x.shape, dy.dtype)
     source, target = pixels(x), pixels(dx)
 
-    def work(share: Sequence[Band]) -> None:
-        for images, rows in share:
-            best, upstream = pixels(y)[images, rows], pixels(dy)[images, rows]  # (n, rows, W_out, C)
+    def work(share: Sequence[slice]) -> None:
+        for rows in share:
+            best, upstream = pixels(y)[rows], pixels(dy)[rows]  # (rows, W_out, N, C)
             taken = xp.zeros(best.shape, bool)  # windows whose winner has been found
             for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
-                wins = (source[images][inputs] == best[outputs]) > taken[outputs]
+                wins = (source[inputs] == best[outputs]) > taken[outputs]
                 taken[outputs] |= wins
-                target[images][inputs] += upstream[outputs] * wins
+                target[inputs] += upstream[outputs] * wins
 
     if stride[0] >= kernel[0]:
         parallel(xp, work, _bands(y))
@@ -108,9 +108,8 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
     return dx
 
 
-def _bands(y: Array) -> list[Band]:
-    n, channels, height, width = y.shape
-    return bands(n, height, width, max(BAND_BYTES // (channels * y.itemsize), 1)) if channels else []
+def _bands(y: Array) -> list[slice]:
+    return bands(y.shape[2], y.shape[3], max(BAND_BYTES // max(y.itemsize * y.shape[0] * y.shape[1], 1), 1))
 
 
 def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[tuple[tuple, tuple]]:
@@ -123,4 +122,4 @@ def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[
         down = inside(x_size[0], rows.stop - rows.start, i - padding[0] + rows.start * stride[0], stride[0])
         for j in range(kernel[1]):
             across = inside(x_size[1], width, j - padding[1], stride[1])
-            yield (slice(None), down[0], across[0]), (slice(None), down[1], across[1])
+            yield (down[0], across[0]), (down[1], across[1])

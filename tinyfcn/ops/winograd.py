@@ -57,7 +57,7 @@ BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one w
 BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
 MANY_KERNELS = 1 << 14  # from which on it is worth to wake threads up for their spectra
 
-Block = tuple[slice, slice, slice]  # a band: images, rows of tiles, columns of tiles
+Block = tuple[slice, slice]  # rows of tiles, columns of tiles
 
 A_T = np.array(
     [
@@ -110,26 +110,25 @@ def correlate(
     target = pixels(y)
 
     def work(share: Sequence[Block]) -> None:
-        buffers = _buffers(xp, x.dtype, share, max(c_in, c_out))
+        buffers = _buffers(xp, x.dtype, share, len(x) * max(c_in, c_out))
         for block in share:
             v = _spectra(B_T, x, block, padding, buffers)
-            grid = v.shape[2:5]  # n, tile rows, tile columns
-            m = next(buffers)(6, 6, *grid, c_out)
+            high, wide, n = v.shape[2:5]
+            m = next(buffers)(6, 6, high, wide, n, c_out)
             xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
             if bias is not None:
                 m[POINT_ONE, POINT_ONE] += bias
-            half = next(buffers)(TILE, 6, *grid, c_out)
+            half = next(buffers)(TILE, 6, high, wide, n, c_out)
             _along_first_axis(a_t, m, half)
-            tiles = next(buffers)(TILE, grid[0], grid[1] * TILE, grid[2], c_out)  # (column in tile, n, row, tile column, C)
-            rows_in_tile = tiles.reshape(TILE, *grid[:2], TILE, -1)
-            xp.matmul(a_t, half.reshape(TILE, 6, *grid[:2], -1).transpose(0, 2, 3, 1, 4), out=rows_in_tile)
+            tiles = next(buffers)(TILE, high * TILE, wide, n, c_out)  # (column in tile, row, tile column, N, C_out)
+            xp.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
             if relu:
                 xp.maximum(tiles, 0, out=tiles)
-            images, down, across = block
-            here = target[images, down.start * TILE : down.stop * TILE, across.start * TILE : across.stop * TILE]
-            for column in range(min(TILE, here.shape[2])):
-                out = here[:, :, column::TILE]
-                out[...] = tiles[column, :, : out.shape[1], : out.shape[2]]  # tiles may hang over the border
+            down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
+            here = target[down, across]
+            for column in range(min(TILE, here.shape[1])):
+                out = here[:, column::TILE]
+                out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
 
     parallel(xp, work, _blocks(y, max(c_in, c_out)))
 
@@ -162,8 +161,8 @@ def _gradient_of_filters(dy: Array, x: Array, padding: tuple[int, int], blocks: 
     """(dweight, dbias) of the filters whose outputs dy belongs to, from these blocks."""
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
-    inputs = _buffers(xp, x.dtype, blocks, c_in)
-    outputs = _buffers(xp, x.dtype, blocks, c_out)
+    inputs = _buffers(xp, x.dtype, blocks, len(x) * c_in)
+    outputs = _buffers(xp, x.dtype, blocks, len(x) * c_out)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
@@ -184,11 +183,11 @@ def _blocks(y: Array, channels: int) -> list[Block]:
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
     tiles = max(BAND_BYTES // (36 * channels * y.itemsize), 2 * channels // 3)
-    tiles = min(tiles, -(-n * high * wide // thread_count()))  # each thread gets some
+    tiles = min(tiles, max(-(-n * high * wide // thread_count()), 1))  # each thread gets some
     return [
-        (images, rows, columns)
+        (rows, columns)
         for columns in cut(wide, -(-wide // BAND_WIDTH))
-        for images, rows in bands(n, high, columns.stop - columns.start, tiles)
+        for rows in bands(high, (columns.stop - columns.start) * n, tiles)
     ]
 
 
@@ -213,61 +212,57 @@ def _both_sides(xp: ModuleType, dtype: Any) -> Array:
     return xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), dtype)
 
 
-def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], channels: int) -> Any:
+def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], depth: int) -> Any:
     """Two scratch arrays that take turns, so that the one is read while the other is written.
 
-    Each has room for the spectra of the largest band. Call what `next` gives with a shape.
+    Each has room for the spectra of the largest block, `depth` values for each tile. Call what `next` gives with a shape.
     """
     tiles = max(prod(axis.stop - axis.start for axis in block) for block in share)
 
     def shaped(flat: Array) -> Callable[..., Array]:
         return lambda *shape: flat[: prod(shape)].reshape(shape)
 
-    return cycle([shaped(xp.empty(36 * tiles * channels, dtype)) for _ in range(2)])
+    return cycle([shaped(xp.empty(36 * tiles * depth, dtype)) for _ in range(2)])
 
 
 def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
-    """P d P^T for matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, n, tile rows, tile columns, C).
+    """P d P^T for matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
     """
     xp = array_module(x)
-    images, down, across = block
-    n, high, wide = (axis.stop - axis.start for axis in block)
-    k = matrix.shape[1]
+    down, across = block
+    high, wide, k = down.stop - down.start, across.stop - across.start, matrix.shape[1]
     p = xp.asarray(matrix, x.dtype)
-    rows = TILE * (high - 1) + k
-    columns = next(buffers)(k, n, rows, wide, x.shape[1])
-    _take_columns(x[images], TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
+    columns = next(buffers)(k, TILE * (high - 1) + k, wide, len(x), x.shape[1])
+    _take_columns(x, TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
-    spectra = next(buffers)(6, 6, n, high, wide, x.shape[1])
-    line = half[0, 0, 0].size
+    spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
+    line = half[0, 0].size
     windows = xp.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
-        half,
-        (6, n, high, k, line),
-        tuple(half.itemsize * step for step in (n * rows * line, rows * line, TILE * line, line, 1)),
+        half, (6, high, k, line), tuple(half.itemsize * step for step in (half[0].size, TILE * line, line, 1))
     )
-    xp.matmul(p, windows, out=spectra.reshape(6, 6, n, high, line).transpose(0, 2, 3, 1, 4))
+    xp.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
     return spectra
 
 
 def _take_columns(x: Array, top: int, left: int, columns: Array) -> None:
-    """Copy columns[j, n, r, s, c] = x[n, c, top + r, left + j + 4 s], or 0 outside x."""
+    """Copy columns[j, r, s] = x at row top + r and column left + j + 4 s, or 0 outside x."""
     source = pixels(x)
-    down, rows = inside(x.shape[2], columns.shape[2], top, 1)
-    columns[:, :, : down.start] = 0
-    columns[:, :, down.stop :] = 0
+    down, rows = inside(x.shape[2], columns.shape[1], top, 1)
+    columns[:, : down.start] = 0
+    columns[:, down.stop :] = 0
     for j, column in enumerate(columns):
-        across, places = inside(x.shape[3], columns.shape[3], left + j, TILE)
-        column[:, :, : across.start] = 0
-        column[:, :, across.stop :] = 0
-        column[:, down, across] = source[:, rows, places]
+        across, places = inside(x.shape[3], columns.shape[2], left + j, TILE)
+        column[:, : across.start] = 0
+        column[:, across.stop :] = 0
+        column[down, across] = source[rows, places]
 
 
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
     """target[k] = sum over j of matrix[k, j] source[j], row by row of the image, which fits into the cache."""
     xp = array_module(source)
-    lines = prod(source.shape[1:-2])
+    lines = prod(source.shape[1:-3])
     source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
     xp.matmul(matrix, source, out=target)
