@@ -27,6 +27,7 @@ from tinyfcn.errors import InputError
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
 PIECE = 1 << 15  # entries of one array: a few such pieces stay in the cache together
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
@@ -90,8 +91,11 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
         for piece in share:
             change(*(array[piece] for array in flat))
 
-    length = len(flat[0]) if flat[0].ndim else 1
-    parallel(array_module(*arrays), work, cut(length, -(-flat[0].size // PIECE)))
+    pieces = cut(len(flat[0]) if flat[0].ndim else 1, -(-flat[0].size // PIECE))
+    if len(pieces) < WORTH_WAKING:
+        work(pieces)
+    else:
+        parallel(array_module(*arrays), work, pieces)
 
 
 def _flat(arrays: Sequence[Array]) -> list[Array]:

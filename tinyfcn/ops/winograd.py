@@ -215,14 +215,15 @@ def _both_sides(xp: ModuleType, dtype: Any) -> Array:
 def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], depth: int) -> Any:
     """Two scratch arrays that take turns, so that the one is read while the other is written.
 
-    Each has room for the spectra of the largest block, `depth` values for each tile. Call what `next` gives with a shape.
+    Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
+    smallest, 6 by 8. Call what `next` gives with a shape.
     """
     tiles = max(prod(axis.stop - axis.start for axis in block) for block in share)
 
     def shaped(flat: Array) -> Callable[..., Array]:
         return lambda *shape: flat[: prod(shape)].reshape(shape)
 
-    return cycle([shaped(xp.empty(36 * tiles * depth, dtype)) for _ in range(2)])
+    return cycle([shaped(xp.empty(48 * tiles * depth, dtype)) for _ in range(2)])
 
 
 def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
@@ -234,8 +235,7 @@ def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int
     down, across = block
     high, wide, k = down.stop - down.start, across.stop - across.start, matrix.shape[1]
     p = xp.asarray(matrix, x.dtype)
-    columns = next(buffers)(k, TILE * (high - 1) + k, wide, len(x), x.shape[1])
-    _take_columns(x, TILE * down.start - padding[0], TILE * across.start - padding[1], columns)
+    columns = _columns(x, TILE * down.start - padding[0], TILE * across.start - padding[1], high, wide, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
@@ -247,17 +247,22 @@ def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int
     return spectra
 
 
-def _take_columns(x: Array, top: int, left: int, columns: Array) -> None:
-    """Copy columns[j, r, s] = x at row top + r and column left + j + 4 s, or 0 outside x."""
-    source = pixels(x)
-    down, rows = inside(x.shape[2], columns.shape[1], top, 1)
-    columns[:, : down.start] = 0
-    columns[:, down.stop :] = 0
-    for j, column in enumerate(columns):
-        across, places = inside(x.shape[3], columns.shape[2], left + j, TILE)
-        column[:, : across.start] = 0
-        column[:, across.stop :] = 0
-        column[down, across] = source[rows, places]
+def _columns(x: Array, top: int, left: int, high: int, wide: int, k: int, buffers: Any) -> Array:
+    """The columns (k, rows, tile columns, N, C) of tiles (k, k): column j, row r, tile s holds x[top + r, left + j + 4 s],
+    or 0 outside x."""
+    n, channels, height, width = x.shape
+    rows = TILE * (high - 1) + k
+    patch = next(buffers)(rows, TILE * (wide + 1), n, channels)
+    down, source_rows = inside(height, rows, top, 1)
+    across, source_columns = inside(width, patch.shape[1], left, 1)
+    for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
+        outside[...] = 0
+    patch[down, across] = pixels(x)[source_rows, source_columns]
+    by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
+    columns = next(buffers)(k, rows, wide, n, channels)
+    columns[:TILE] = by_tile[:, :, :wide]
+    columns[TILE:] = by_tile[: k - TILE, :, 1:]  # the first columns of the next tile
+    return columns
 
 
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
