@@ -160,9 +160,7 @@ def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geomet
     )
 
 
-def correlate(
-    x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False
-) -> None:
+def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
     """Write y = W X + b into y, and max(y, 0) if `relu`, band by band; y lies pixel by pixel."""
     xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
@@ -203,9 +201,7 @@ def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_sha
     return dx
 
 
-def correlate_weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]
-) -> tuple[Array, Array]:
+def correlate_weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return dW = dy X^T and db, summed over the bands.
 
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.

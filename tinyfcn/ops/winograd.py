@@ -16,7 +16,7 @@ y = sum_j g[j] d[i + j] is its transpose, which reads the factors backwards:
 Row k of V_6^-T has the denominator f_k = product of (p_k - p_l) over the other finite points l. Moving 1 / f_k from the
 rows of B^T to those of G leaves small whole numbers in B^T, as below.
 
-Two dimensions: transform columns, then rows. With a kernel g (3, 3) and a tile d (6, 6) of the input,
+In two dimensions it goes along the columns, then along the rows. With a kernel g (3, 3) and a tile d (6, 6) of the input,
 
     Y = A^T [U * V] A,      U = G g G^T,   V = B^T d B      (Lavin and Gray, 2015, equation 12)
 
@@ -35,7 +35,6 @@ added to every output. For the same reason db is the sum of dM at (1, 1).
 
 Rounding: values at the points 2 and -2 are larger than the inputs, and cancel. In float32 the result is exact to about 6e-6 of
 its largest value with 512 channels, where the plain sum is exact to 1e-6; in float64 to 1e-14.
-
 """
 
 from __future__ import annotations
@@ -138,10 +137,10 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> 
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
     blocks = _blocks(dy, max(c_in, c_out))
-    # Threads share the blocks of a wide map; those of a small one with many channels share the filters, whose sums over tiles
-    # are then the larger part of the memory.
-    share_filters = c_out * c_in > 64 * sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
-    if share_filters:
+    # Threads share the blocks of a large map. With many channels on a small one, dU is the larger part of the memory, and
+    # threads share the filters: then there is one sum and not one for each thread.
+    tiles = sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
+    if 0 < 64 * tiles < c_out * c_in:
         pieces = [(blocks, filters) for filters in cut(c_out, thread_count())]
     else:
         pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), thread_count())]
@@ -150,8 +149,8 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> 
         return [_gradient_of_filters(dy[:, filters], x, padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    found = chain.from_iterable(parallel(xp, work, pieces if blocks else []))
-    for (_, filters), (dw, db) in zip(pieces, found, strict=bool(blocks)):
+    found = chain.from_iterable(parallel(xp, work, pieces))
+    for (_, filters), (dw, db) in zip(pieces, found, strict=True):
         dweight[filters] += dw
         dbias[filters] += db
     return dweight, dbias
@@ -235,7 +234,7 @@ def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int
     down, across = block
     high, wide, k = down.stop - down.start, across.stop - across.start, matrix.shape[1]
     p = xp.asarray(matrix, x.dtype)
-    columns = _columns(x, TILE * down.start - padding[0], TILE * across.start - padding[1], high, wide, k, buffers)
+    columns = _columns(x, block, padding, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
@@ -247,10 +246,14 @@ def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int
     return spectra
 
 
-def _columns(x: Array, top: int, left: int, high: int, wide: int, k: int, buffers: Any) -> Array:
-    """The columns (k, rows, tile columns, N, C) of tiles (k, k): column j, row r, tile s holds x[top + r, left + j + 4 s],
-    or 0 outside x."""
+def _columns(x: Array, block: Block, padding: tuple[int, int], k: int, buffers: Any) -> Array:
+    """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
+
+    Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
+    """
     n, channels, height, width = x.shape
+    top, left = (TILE * axis.start - p for axis, p in zip(block, padding, strict=True))
+    high, wide = (axis.stop - axis.start for axis in block)
     rows = TILE * (high - 1) + k
     patch = next(buffers)(rows, TILE * (wide + 1), n, channels)
     down, source_rows = inside(height, rows, top, 1)
