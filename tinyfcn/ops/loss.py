@@ -22,7 +22,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import cut, parallel
+from tinyfcn.parallel import cut, in_pieces, parallel
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -106,4 +106,8 @@ def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
     xp = array_module(gradient)
     dloss = xp.asarray(dloss, gradient.dtype)
     _check.shape("softmax_cross_entropy_backward", "dloss", dloss, loss_shape)
-    return gradient * (dloss[:, None] if dloss.ndim else dloss)
+    if dloss.ndim:
+        return gradient * dloss[:, None]
+    dscores = xp.empty_like(gradient)
+    in_pieces(lambda out, g: xp.multiply(g, dloss, out=out), dscores, gradient)
+    return dscores

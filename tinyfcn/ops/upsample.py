@@ -27,7 +27,7 @@ from tinyfcn.ops.conv import (
     correlate_weight_gradient,
     window_geometry,
 )
-from tinyfcn.parallel import parallel
+from tinyfcn.parallel import PIECE, cut, parallel
 
 
 def conv_transpose2d_forward(
@@ -147,14 +147,15 @@ def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
 def _both_sides(left: Array, x: Array, right: Array) -> Array:
     """left @ x[n, c] @ right for every image and channel."""
     xp = array_module(x)
-    y = xp.empty((*x.shape[:2], len(left), right.shape[1]), x.dtype)
+    maps = x.reshape(-1, *x.shape[2:])  # (N C, H, W)
+    y = xp.empty((len(maps), len(left), right.shape[1]), x.dtype)
 
-    def work(share: Sequence[tuple[int, int]]) -> None:
-        for place in share:
-            xp.matmul(left, x[place] @ right, out=y[place])
+    def work(share: Sequence[slice]) -> None:
+        for part in share:
+            xp.matmul(left, maps[part] @ right, out=y[part])
 
-    parallel(xp, work, list(np.ndindex(x.shape[:2])))
-    return y
+    parallel(xp, work, cut(len(maps), -(-y.size // PIECE)))
+    return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:

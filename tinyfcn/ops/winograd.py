@@ -54,7 +54,7 @@ from tinyfcn.parallel import bands, cut, parallel, thread_count
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
 BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
-MANY_KERNELS = 1 << 14  # from which on it is worth to wake threads up for their spectra
+MANY_KERNELS = 1 << 13  # from which on it is worth to wake threads up for their spectra
 
 Block = tuple[slice, slice]  # rows of tiles, columns of tiles
 
