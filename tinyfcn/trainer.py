@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
@@ -31,7 +30,6 @@ from tinyfcn.report import Log, describe, write_metrics
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 SHOWN = 4  # images in predictions.png
-NARROW = 0.5  # nets of less width have matrix products too small to share between cores: one BLAS thread is as fast
 MOMENT = "optimiser."  # before the names of the optimiser's moments, in the last checkpoint
 
 
@@ -308,7 +306,6 @@ class Run:
             Log(self.paths.log, self.step) as log,
             tqdm(total=config.steps, initial=self.step, unit="step") as bar,
             deferred_interrupt() as interrupted,
-            threadpool_limits(1 if config.width < NARROW else None, user_api="blas"),
         ):
             for step, (pixels, labels) in zip(steps, batches, strict=True):
                 if interrupted():

@@ -1,0 +1,281 @@
+"""The benchmark: its arithmetic, what it prints and writes, that all contenders do the same, and what happens when one fails."""
+
+import json
+import multiprocessing
+import sys
+
+import numpy as np
+import pytest
+
+from tinyfcn import bench, command, contenders, ops, parallel, stopwatch
+from tinyfcn.contenders import CLASSES, JOBS, LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, arithmetic, map_sizes
+from tinyfcn.models import FCN8s
+
+BY_HAND = """\
+conv1_1 3 64 3 698,     conv1_2 64 64 3 698,
+conv2_1 64 128 3 349,   conv2_2 128 128 3 349,
+conv3_1 128 256 3 175,  conv3_2 256 256 3 175,  conv3_3 256 256 3 175,
+conv4_1 256 512 3 88,   conv4_2 512 512 3 88,   conv4_3 512 512 3 88,
+conv5_1 512 512 3 44,   conv5_2 512 512 3 44,   conv5_3 512 512 3 44,
+fc6 512 4096 7 16,      fc7 4096 4096 1 16,     score_fr 4096 21 1 16,
+score_pool4 512 21 1 44, score_pool3 256 21 1 88"""  # layer, channels in and out, side of the kernel, side of the map
+
+
+def small(task, contenders, weight=(20, 17, 3, 3)):
+    layer = task in LAYER_TASKS
+    return Work("small work", task, contenders, (1, 17, 12, 13) if layer else (2, 3, 40, 33), 1 / 32, "paper", weight)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """As little as can be timed."""
+    monkeypatch.setattr(bench, "PRODUCT", 64)
+    monkeypatch.setattr(stopwatch, "WARM_UPS", 1)
+    monkeypatch.setattr(stopwatch, "PAUSE", 0)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Call the command; returns (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
+        return command.run(bench.main), *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def no_others(monkeypatch):
+    """As if neither PyTorch nor ONNX Runtime were installed."""
+    for module in (bench, stopwatch):
+        monkeypatch.setattr(module, "installed", lambda name: name not in NEEDS)
+
+
+def test_arithmetic_of_the_paper_s_network():
+    weights, operations = {}, 0
+    for entry in BY_HAND.split(","):
+        name, *numbers = entry.split()
+        c_in, c_out, kernel, side = map(int, numbers)
+        weights[f"{name}.weight"] = (c_out, c_in, kernel, kernel)
+        operations += 2 * c_in * c_out * kernel**2 * side**2
+    assert operations == pytest.approx(360e9, rel=0.01)
+    assert arithmetic(weights, "paper", (1, 3, 500, 500)) == operations
+    assert arithmetic(weights, "paper", (2, 3, 500, 500)) == 2 * operations
+
+
+def test_map_sizes_are_those_of_a_forward_pass(monkeypatch):
+    seen = {}
+    net = FCN8s(CLASSES, 1 / 32, "same", dropout=0.0)
+    conv = net.conv
+
+    def spy(name, x, **options):
+        y = conv(name, x, **options)
+        seen[name] = y.shape[2:]
+        return y
+
+    monkeypatch.setattr(net, "conv", spy)
+    net.forward(np.zeros((1, 3, 70, 97), np.float32))
+    assert seen == map_sizes("same", (70, 97))
+
+
+def test_layers_are_those_of_vgg16_once_each():
+    works = bench.layers()
+    assert len(works) == 9 * 3 - 1  # of 13 layers, 4 have the shape of another; conv1_1 has no input gradient
+    assert sum(w.title.startswith("conv1_1") for w in works) == 2
+    assert len({w.title for w in works}) == len(works)
+
+
+def test_full_has_everything_once():
+    options = bench.parser().parse_args(["--full"])
+    titles = [work.title for work in bench.works(options)]
+    assert len(set(titles)) == len(titles) == 3 + 26 + 3
+    assert max(map(len, titles)) <= 47
+
+
+def record(contender, seconds, ratio, work="FCN-8s forward, 1x3x500x500, width 1"):
+    return {
+        "work": work,
+        "shape": (1, 3, 500, 500),
+        "contender": contender,
+        "median_seconds": seconds,
+        "gflops": 361.9 / seconds,
+        "of_peak": 1.234,
+        "peak_memory": 1234 * 10**6,
+        "idle_memory": 984 * 10**6,
+        "time_ratio": ratio,
+    }
+
+
+def test_a_row_with_all_contenders(monkeypatch):
+    monkeypatch.setattr(bench, "installed", lambda name: True)
+    row = bench.line(bench.TABLE, record(TINYFCN, 1.25, {TORCH: 0.625, ONNX: None}))
+    cells = ["FCN-8s forward, 1x3x500x500, width 1", "tinyfcn", "1,250.0 ms", "290", "123 %", "1,234 MB", "0.62", "-"]
+    assert [cell.strip() for cell in row.split("  ") if cell.strip()] == cells
+    assert not bench.line(bench.TABLE, record(TORCH, 2, {TORCH: 1, ONNX: None})).startswith("FCN")
+
+
+def test_a_row_without_the_others_says_so(no_others):
+    row = bench.line(bench.TABLE, record(PLAIN, 1.25, {TORCH: None, ONNX: None}))
+    heading = bench.line(bench.TABLE)
+    assert row.count("not installed") == 2
+    assert len(row) <= 130 and len(heading) == len(row)
+    assert row.index("1,250.0 ms") + len("1,250.0 ms") == heading.index("time") + len("time")
+
+
+def test_growth_is_per_pixel():
+    row = record(TINYFCN, 1.25, {})
+    assert bench.time_a_pixel(row) == pytest.approx(5)
+    assert bench.memory_a_pixel(row) == pytest.approx(1)
+    assert "5.00 us" in bench.line(bench.GROWTH, row) and "1.00 kB" in bench.line(bench.GROWTH, row)
+    assert bench.growth([row, record(TINYFCN, 1.25, {}, "something else")]) == [row]
+
+
+def test_picture(tmp_path):
+    ratios = {TORCH: 0.5, ONNX: 0.7}
+    found = [
+        record(name, 2, ratios, work=bench.forward(side).title) for side in bench.SIDES for name in (TINYFCN, PLAIN, TORCH, ONNX)
+    ]
+    bench.plot(found, tmp_path / "all.png")
+    bench.plot(found[:1], tmp_path / "one.png")
+    bench.plot([record(TINYFCN, 2, {TORCH: 0.5, ONNX: None}, "a layer")], tmp_path / "ratios.png")
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_a_run_prints_and_writes_its_numbers(call, quick, no_others, tmp_path):
+    file = tmp_path / "numbers.json"
+    status, out, err = call("--width", 1 / 32, "--size", 20, "--repeats", 3, "--json", file)
+    assert status == 0, err
+    assert f"{parallel.thread_count()} threads" in out and f"NumPy {np.__version__}" in out and "peak: " in out
+    assert "FCN-8s forward, 1x3x20x20, width 0.03125" in out and "FCN-8s training" in out and "not installed" in out
+    found = json.loads(file.read_text())
+    assert found["machine"]["threads"] == parallel.thread_count() and found["machine"]["peak_gflops"] > 0
+    assert found["machine"][TORCH] is None
+    assert [(r["task"], r["contender"]) for r in found["results"]] == [
+        ("forward", TINYFCN),
+        ("forward", PLAIN),
+        ("step", TINYFCN),
+    ]
+    forward, _, step = found["results"]
+    for r in found["results"]:
+        assert len(r["seconds"]) == 3 and sorted(r["seconds"])[1] == r["median_seconds"] > 0
+        assert r["of_peak"] == pytest.approx(r["gflops"] / found["machine"]["peak_gflops"])
+        assert r["time_ratio"] == {TORCH: None, ONNX: None}
+    operations = [r["gflops"] * r["median_seconds"] for r in (forward, step)]
+    assert operations[1] == pytest.approx(3 * operations[0])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--repeats", "0"],
+        ["--repeats", "many"],
+        ["--width", "0"],
+        ["--full", "--width", "0.5"],
+        ["--growth", "--size", "20"],
+        ["--json", "no such folder/numbers.json"],
+        ["--plot", "."],
+        ["--unknown"],
+    ],
+)
+def test_what_cannot_be_used_gives_one_line(call, arguments):
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and arguments[-2:][0] in err
+
+
+def test_wrong_threads_give_one_line(call, monkeypatch):
+    monkeypatch.setenv("TINYFCN_THREADS", "none")
+    status, _, err = call()
+    assert status == 2 and err.count("\n") == 1 and "TINYFCN_THREADS" in err
+
+
+def test_a_picture_of_nothing_gives_one_line(call, no_others, tmp_path):
+    status, _, err = call("--plot", tmp_path / "empty.png")
+    assert status == 2 and err.count("\n") == 1 and "--growth" in err
+
+
+def test_a_contender_that_fails_gives_one_line(call, quick, monkeypatch):
+    broken = Work("broken work", "step", (TINYFCN,), (1, 4, 20, 20), 1 / 32)
+    monkeypatch.setattr(bench, "works", lambda options: [broken])
+    status, _, err = call("--repeats", 1)
+    last = err.splitlines()[-1]  # after the progress bar
+    assert status == 2 and "Traceback" not in err
+    assert last.endswith("tinyfcn, broken work: ValueError: FCN8s: x must be images (N, 3, H, W), got shape (1, 4, 20, 20)")
+
+
+def test_a_contender_that_is_killed_gives_one_line():
+    with stopwatch.contender(TINYFCN, small("forward", (TINYFCN,))) as ask:
+        assert ask()[0] > 0
+        (process,) = multiprocessing.active_children()
+        process.kill()
+        with pytest.raises(ValueError, match="tinyfcn, small work: its process was killed by signal 9, most likely for want"):
+            ask()
+
+
+def test_another_contender_that_fails_is_left_out(quick, monkeypatch, capfd):
+    monkeypatch.setattr(stopwatch, "installed", lambda name: True)
+    (measured,) = stopwatch.measure(Work("a product", "product", (TINYFCN, ONNX), (64,)), 1)
+    assert measured.contender == TINYFCN and measured.arithmetic == 2 * 64**3
+    assert capfd.readouterr().err == "left out: ONNX Runtime, a product: KeyError: 'product'\n"
+
+
+def test_no_process_is_left():
+    assert not multiprocessing.active_children()
+
+
+def test_the_gradients_timed_are_those_of_the_convolution():
+    works = {task: small(task, (TINYFCN,)) for task in LAYER_TASKS}
+    x, weight, bias, dy = contenders.layer_arrays(works["layer"])
+    y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
+    dx, dweight, _ = ops.conv2d_backward(dy, cache)
+    found = [contenders.layer(works[task]).run() for task in LAYER_TASKS]
+    for (array, expected), position in zip(zip(found, (y, dx, dweight), strict=True), (0, 0, 1), strict=True):
+        np.testing.assert_allclose(array[position], expected, rtol=0, atol=1e-4 * abs(expected).max())
+
+
+# The others do the same work
+
+
+def same(found, expected, tolerance=1e-5):
+    assert abs(expected).max() > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+def test_scores_of_pytorch(padding):
+    pytest.importorskip("torch")
+    work = small("forward", (TORCH,))._replace(padding=padding)
+    expected = contenders.forward(work).run()
+    assert expected.std() > 0
+    same(contenders.torch_forward(work).run().numpy(), expected)
+
+
+def test_training_of_pytorch(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(contenders, "LEARNING_RATE", 1.0)
+    work = small("step", (TINYFCN, TORCH))._replace(padding="same")
+    ours, theirs = contenders.step(work).run, contenders.torch_step(work).run
+    losses = np.array([(float(ours()), float(theirs())) for _ in range(5)])
+    np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-6)
+    assert abs(losses[-1] - losses[0]).min() > 1e-3  # the steps are large enough to tell
+
+
+@pytest.mark.parametrize("edge", [1, 4])
+def test_layers_of_pytorch(edge):
+    pytest.importorskip("torch")
+    for task in LAYER_TASKS if edge == 1 else ("layer", "weight gradient"):
+        work = small(task, (TINYFCN, TORCH))._replace(edge=edge)
+        ours, theirs = JOBS[TINYFCN][task](work).run(), JOBS[TORCH][task](work).run()
+        if task == "layer":
+            same(theirs.numpy(), ours[0])
+        else:
+            position = 1 if task == "weight gradient" else 0
+            same(theirs[position].numpy(), ours[0 if task == "input gradient" else 1], 1e-4)
+
+
+def test_scores_of_onnx_runtime():
+    for module in NEEDS[ONNX]:
+        pytest.importorskip(module)
+    work = small("forward", (ONNX,))
+    same(contenders.onnx_forward(work).run()[0], contenders.forward(work).run())

@@ -1,0 +1,299 @@
+"""`python -m tinyfcn.bench`: how fast tinyfcn is on this machine, beside PyTorch and ONNX Runtime where they are installed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_info
+from tqdm import tqdm
+
+from tinyfcn import __version__, command
+from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.errors import InputError
+from tinyfcn.models.fcn import PADDINGS
+from tinyfcn.models.vgg import trunk_shapes
+from tinyfcn.parallel import thread_count
+from tinyfcn.stopwatch import Measurement, answers, measure
+
+DESCRIPTION = """\
+Time FCN-8s on this machine: tinyfcn, and PyTorch and ONNX Runtime where they are installed, each in a process of its own.
+Without arguments: a net of a quarter of the width, well under a minute on two cores.
+
+  python -m tinyfcn.bench --full --plot bench.png      all of it, at full width: some ten minutes and 10 GB of memory
+  python -m tinyfcn.bench --layers --json layers.json
+"""
+NOTES = """\
+GFLOP/s: operations of the convolutions by their definition, over the median time. There are ways to do with fewer, such as
+Winograd's, so that more than 100 % of the peak is possible. memory: the peak of the process, with all that it has loaded.
+/ PyTorch: time over PyTorch's; below 1 is faster. The same for ONNX Runtime."""
+
+PRODUCT = 4096  # side of the matrices whose product shows the machine's peak
+SIDE = 500  # pixels, of the paper's images
+SIDES = (125, 250, 500, 1000)  # of --growth
+FORWARD = (TINYFCN, PLAIN, TORCH, ONNX)
+TRAINING = (TINYFCN, TORCH)
+
+Record = dict[str, Any]
+
+
+# What to time
+
+
+def forward(side: int, width: float = 1.0) -> Work:
+    return Work(f"FCN-8s forward, 1x3x{side}x{side}, width {width:g}", "forward", FORWARD, (1, 3, side, side), width)
+
+
+def step(side: int, width: float = 1.0, images: int = 1, padding: str = "paper") -> Work:
+    title = f"FCN-8s training, {images}x3x{side}x{side}, width {width:g}{', same' if padding == 'same' else ''}"
+    return Work(title, "step", TRAINING, (images, 3, side, side), width, padding)
+
+
+def layers() -> list[Work]:
+    """The 3x3 convolutions of VGG16, and their gradients, as they are in FCN-8s; those of equal shape once."""
+    found: dict[tuple, Work] = {}
+    weights = trunk_shapes(1.0)
+    for layer, (h, w) in map_sizes("paper", (SIDE, SIDE)).items():
+        if not layer.startswith("conv"):
+            continue
+        weight, first = weights[f"{layer}.weight"], layer == "conv1_1"
+        size, edge = ((SIDE, SIDE), PADDINGS["paper"][0]) if first else ((h, w), 1)
+        for task in LAYER_TASKS:
+            if first and task == "input gradient":  # nobody asks for it
+                continue
+            title = f"{layer} {weight[1]}>{weight[0]} {h}x{w} {task.replace('layer', 'forward')}"
+            work = Work(title, task, TRAINING, (1, weight[1], *size), weight=weight, edge=edge)
+            found.setdefault(work[1:], work)
+    return list(found.values())
+
+
+def works(options: argparse.Namespace) -> list[Work]:
+    quick = not (options.full or options.layers or options.growth)
+    if not quick and (options.width or options.size):
+        raise InputError("--width and --size are for the quick run; --full, --layers and --growth have sizes of their own")
+    chosen = [kind(options.size or SIDE, options.width or 0.25) for kind in (forward, step)] if quick else []
+    if options.full:
+        chosen += [forward(SIDE), step(SIDE), step(128, 0.25, images=8, padding="same")]
+    if options.growth or options.full:
+        chosen += [forward(side) for side in SIDES]
+    if options.layers or options.full:
+        chosen += layers()
+    return list(dict.fromkeys(chosen))
+
+
+# The machine
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": _cpu(),
+        "threads": thread_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": [
+            {key: info.get(key) for key in ("internal_api", "version", "architecture")}
+            for info in threadpool_info()
+            if info["user_api"] == "blas"
+        ],
+        "tinyfcn": __version__,
+    } | {name: _version(modules[0]) if installed(name) else None for name, modules in NEEDS.items()}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(module: str) -> str:
+    try:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:  # a variant under another name
+        return "installed"
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The machine, in lines to print."""
+    blas = [" ".join(str(value) for value in info.values() if value) for info in facts["blas"]]
+    contenders = [f"{name} {facts[name] or 'not installed'}" for name in NEEDS]
+    return (
+        f"{facts['cpu']}, {facts['threads']} threads\n"
+        f"Python {facts['python']}, NumPy {facts['numpy']}, BLAS: {', '.join(blas) or 'unknown'}; {', '.join(contenders)}"
+    )
+
+
+# The table
+
+
+def records(group: Sequence[Measurement], peak: float) -> list[Record]:
+    """All numbers of the contenders for one piece of work, as --json writes them; peak in operations a second."""
+    medians = {m.contender: m.median for m in group}
+    return [
+        {
+            "work": m.work.title,
+            "task": m.work.task,
+            "shape": m.work.shape,
+            "contender": m.contender,
+            "seconds": m.seconds,
+            "median_seconds": m.median,
+            "gflops": m.flops / 1e9,
+            "of_peak": m.flops / peak,
+            "peak_memory": m.memory,
+            "idle_memory": m.idle,
+            "time_ratio": {other: m.median / medians[other] if other in medians else None for other in NEEDS},
+        }
+        for m in group
+    ]
+
+
+def _ratio(record: Record, other: str) -> str:
+    value = record["time_ratio"][other]
+    return f"{value:.2f}" if value else "-" if installed(other) else "not installed"
+
+
+Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
+TABLE: list[Column] = [
+    ("work", "<47", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
+    ("contender", "<13", lambda r: r["contender"]),
+    ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
+    ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"),
+    ("of peak", ">7", lambda r: f"{r['of_peak']:.0%}".replace("%", " %")),
+    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
+    *((f"/ {other}", ">14", lambda r, other=other: _ratio(r, other)) for other in NEEDS),
+]
+GROWTH: list[Column] = [
+    *TABLE[:2],
+    ("time a pixel", ">14", lambda r: f"{time_a_pixel(r):.2f} us"),
+    ("memory a pixel", ">15", lambda r: f"{memory_a_pixel(r):.2f} kB"),
+]
+
+
+def line(columns: Sequence[Column], record: Record | None = None) -> str:
+    """A row of a table, or its heading without a record."""
+    return " ".join(f"{text(record) if record else heading:{how}}" for heading, how, text in columns).rstrip()
+
+
+def time_a_pixel(record: Record) -> float:
+    """Microseconds."""
+    return record["median_seconds"] / prod(record["shape"][2:]) * 1e6
+
+
+def memory_a_pixel(record: Record) -> float:
+    """Kilobytes beyond what the idle process, with its parameters, holds."""
+    if record["peak_memory"] is None:
+        return float("nan")
+    return (record["peak_memory"] - record["idle_memory"]) / prod(record["shape"][2:]) / 1e3
+
+
+def growth(found: Iterable[Record]) -> list[Record]:
+    titles = [forward(side).title for side in SIDES]
+    return sorted((r for r in found if r["work"] in titles), key=lambda r: titles.index(r["work"]))
+
+
+# The picture
+
+
+def plot(found: Sequence[Record], path: Path) -> None:
+    """Draw time and memory a pixel over the image's side, and the ratios of times, as far as they were measured."""
+    from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
+
+    grown = growth(found)
+    compared = [r for r in found if r["contender"] == TINYFCN and any(r["time_ratio"].values())]
+    heights = [3.6] * bool(grown) + [1.6 + 0.3 * len(compared)] * bool(compared)
+    figure = Figure(figsize=(10, sum(heights)), layout="constrained")
+    parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
+    if grown:
+        curves = ("time a pixel (µs)", time_a_pixel), ("memory a pixel (kB)", memory_a_pixel)
+        for axis, (label, value) in zip(next(parts).subplots(1, 2), curves, strict=True):
+            for name in dict.fromkeys(r["contender"] for r in grown):
+                some = [r for r in grown if r["contender"] == name]
+                axis.plot([r["shape"][2] for r in some], [value(r) for r in some], "o-", label=name, color=_colour(name))
+            axis.set(xlabel="image side (pixels)", ylabel=label, xscale="log", ylim=(0, None))
+            axis.set_xticks(SIDES, map(str, SIDES))
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+            axis.legend(frameon=False)
+    if compared:
+        axis = next(parts).subplots()
+        for k, other in enumerate(NEEDS):
+            bars = [(row + 0.4 * (k - 0.5), r["time_ratio"][other]) for row, r in enumerate(compared) if r["time_ratio"][other]]
+            if bars:
+                axis.barh(*zip(*bars, strict=True), 0.38, label=f"tinyfcn / {other}", color=_colour(other))
+        axis.axvline(1, color="0.4", linewidth=1)
+        axis.set_yticks(range(len(compared)), [r["work"] for r in compared])
+        axis.set(xlabel="ratio of times (below 1: tinyfcn is faster)", ylim=(len(compared) - 0.4, -0.6))
+        axis.grid(alpha=0.3, axis="x")
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def _colour(name: str) -> str:
+    return f"C{FORWARD.index(name)}"
+
+
+# The command
+
+
+def parser() -> command.Parser:
+    parse = command.Parser(
+        prog="python -m tinyfcn.bench", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parse.add_argument("--full", action="store_true", help="forward and training at full width, the layers and the growth")
+    parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
+    parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
+    parse.add_argument("--width", type=command.positive(float), help="of the net in the quick run (default 0.25)")
+    parse.add_argument("--size", type=command.positive(int), metavar="N", help=f"... and of its image (default {SIDE})")
+    parse.add_argument("--repeats", type=command.positive(int), metavar="N", default=5, help="runs of each (default 5)")
+    parse.add_argument("--json", type=_new_file, metavar="FILE", help="write all numbers")
+    parse.add_argument("--plot", type=_new_file, metavar="FILE", help="draw growth and ratios, as a PNG")
+    return parse
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: must be a file in a folder that is there")
+    return path
+
+
+def main() -> None:
+    options = parser().parse_args()
+    todo, facts = works(options), machine()
+    if options.plot and not (options.full or options.growth or any(map(installed, NEEDS))):
+        raise InputError("--plot: nothing to draw without --growth, as neither PyTorch nor ONNX Runtime is installed")
+    print(describe(facts))
+    product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,))
+    runs = sum(len([name for name in work.contenders if installed(name)]) for work in [product, *todo])
+    found: list[Record] = []
+    with tqdm(desc=product.title, total=runs * answers(options.repeats), unit="run", leave=False) as bar:
+        (measured,) = measure(product, options.repeats, bar.update)
+        peak = measured.arithmetic / min(measured.seconds)
+        facts["peak_gflops"] = peak / 1e9
+        bar.write(f"peak: {peak / 1e9:.0f} GFLOP/s, {product.title} in float32\n\n{line(TABLE)}")
+        for work in todo:
+            bar.set_description(work.title)
+            new = records(measure(work, options.repeats, bar.update), peak)
+            found += new
+            bar.write("\n".join(line(TABLE, record) for record in new))
+    print(f"\n{NOTES}")
+    if options.growth or options.full:
+        print("\n".join(["", line(GROWTH), *(line(GROWTH, record) for record in growth(found))]))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": facts, "results": found}, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(found, options.plot)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,296 @@
+"""What `tinyfcn.bench` times: pieces of work, and the contenders that do them, each in a process of its own.
+
+A contender's function takes a piece of work, gets everything ready, and returns the call to time. All contenders see the same
+numbers, drawn from the same seeds, in the layout that each has in its own network.
+
+PyTorch and ONNX Runtime are loaded by name, where they are timed: neither is needed by anything else here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import zip_longest
+from math import prod
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from tinyfcn import ops
+from tinyfcn.backend import empty_pixels
+from tinyfcn.models import FCN, FCN8s
+from tinyfcn.models.fcn import PADDINGS
+from tinyfcn.models.vgg import BLOCKS, FC6_SIZE
+from tinyfcn.optim import BIAS_RATE, SGD
+from tinyfcn.parallel import thread_count
+
+TINYFCN, PLAIN, TORCH, ONNX = "tinyfcn", "tinyfcn plain", "PyTorch", "ONNX Runtime"
+NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx", "torch")}  # modules, the contender's own one first
+
+CLASSES = 21  # PASCAL VOC's
+LEARNING_RATE = 1e-6
+SPAWN = get_context("spawn")
+
+
+class Work(NamedTuple):
+    """A piece of work: `task` is one that every one of `contenders` has in JOBS."""
+
+    title: str
+    task: str
+    contenders: tuple[str, ...]
+    shape: tuple[int, ...]  # of the images, or of the layer's input, or (n,) for a product of n x n matrices
+    width: float = 1.0  # of the net
+    padding: str = "paper"  # of the net
+    weight: tuple[int, ...] = ()  # shape of the layer's
+    edge: int = 1  # padding of the layer
+
+
+class Job(NamedTuple):
+    """A piece of work that is ready to run."""
+
+    run: Callable[[], Any]
+    arithmetic: int = 0  # floating-point operations of a run; only tinyfcn's own jobs need to know
+
+
+def installed(contender: str) -> bool:
+    return all(find_spec(module) for module in NEEDS.get(contender, ()))
+
+
+# How much there is to do
+
+
+def map_sizes(padding: str, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Height and width of the map that each convolution of an FCN-8s computes from an image of `size`."""
+    first, fc6 = PADDINGS[padding]
+    h, w = (side + 2 * (first - 1) for side in size)
+    sizes: dict[str, tuple[int, int]] = {}
+    for block, (_, convolutions) in enumerate(BLOCKS, 1):
+        sizes |= {f"conv{block}_{k}": (h, w) for k in range(1, convolutions + 1)}
+        h, w = -(-h // 2), -(-w // 2)  # pooling, in ceil mode
+        sizes |= {skip: (h, w) for skip, pool in FCN8s.skips.items() if pool == block}
+    h, w = (side + 2 * fc6 - FC6_SIZE + 1 for side in (h, w))
+    return sizes | dict.fromkeys(("fc6", "fc7", "score_fr"), (h, w))
+
+
+def arithmetic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
+    """Floating-point operations of a forward pass of images `shape` through an FCN-8s, by the definition of convolution.
+
+    A multiplication and an addition for each weight and place, on all of the padded image. Pooling, ReLU and bilinear
+    upsampling, well under a hundredth of it, are not counted. A training step has three times as many: forward, and
+    as many again for each of the two gradients.
+    """
+    sizes = map_sizes(padding, (shape[2], shape[3]))
+    return 2 * shape[0] * sum(prod(weights[f"{name}.weight"]) * h * w for name, (h, w) in sizes.items())
+
+
+# The same numbers for all
+
+
+def network(work: Work) -> FCN8s:
+    """The net, with scores that are not zero as they are before training, and without dropout."""
+    net = FCN8s(CLASSES, work.width, work.padding, dropout=0.0)
+    rng = np.random.default_rng(1)
+    for name, p in net.params.items():
+        if name.startswith("score"):
+            p[...] = 0.01 * rng.standard_normal(p.shape)
+    return net
+
+
+def batch(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, H, W) and labels (N, H, W)."""
+    n, _, h, w = work.shape
+    rng = np.random.default_rng(2)
+    return rng.standard_normal(work.shape, np.float32), rng.integers(CLASSES, size=(n, h, w), dtype=np.uint8)
+
+
+def layer_arrays(work: Work) -> tuple[np.ndarray, ...]:
+    """x, weight, bias, and a gradient dy at the output."""
+    n, _, h, w = work.shape
+    grow = 2 * work.edge - 2
+    rng = np.random.default_rng(3)
+    shapes = work.shape, work.weight, work.weight[:1], (n, work.weight[0], h + grow, w + grow)
+    return tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+
+
+# tinyfcn
+
+
+def forward(work: Work) -> Job:
+    net, (x, _) = network(work), batch(work)
+    return Job(lambda: net.forward(x), _arithmetic_of(net, work))
+
+
+def step(work: Work) -> Job:
+    from tinyfcn.trainer import train_step  # brings Matplotlib, which would count as memory elsewhere
+
+    net, (x, labels), optimiser = network(work), batch(work), SGD(LEARNING_RATE)
+    return Job(lambda: train_step(net, optimiser, x, labels), 3 * _arithmetic_of(net, work))
+
+
+def layer(work: Work) -> Job:
+    """A convolution or one of its gradients; maps of many channels lie pixel by pixel, as the network has them."""
+    x, weight, bias, dy = layer_arrays(work)
+    operations = 2 * weight.size * len(dy) * prod(dy.shape[2:])
+    x, dy = (a if a.shape[1] == 3 else _by_pixels(a) for a in (x, dy))
+    if work.task == "layer":
+        return Job(lambda: ops.conv2d_forward(x, weight, bias, padding=work.edge), operations)
+    if work.task == "input gradient":  # how conv2d_backward computes it too: the convolution with the kernel turned round
+        turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+        return Job(lambda: ops.conv2d_forward(dy, turned, padding=2 - work.edge), operations)
+    _, cache = ops.conv2d_forward(x, weight, bias, padding=work.edge)
+    return Job(lambda: ops.conv2d_backward(dy, cache, need_dx=False), operations)
+
+
+def product(work: Work) -> Job:
+    """The matrix product alone, on as many threads: what the machine can do."""
+    (n,) = work.shape
+    a, b = np.random.default_rng(4).standard_normal((2, n, n), np.float32)
+    c = np.empty_like(a)
+    threadpool_limits(thread_count(), user_api="blas")  # until the process ends
+    return Job(lambda: np.matmul(a, b, out=c), 2 * n**3)
+
+
+def _arithmetic_of(net: FCN, work: Work) -> int:
+    return arithmetic({name: p.shape for name, p in net.params.items()}, work.padding, work.shape)
+
+
+def _by_pixels(array: np.ndarray) -> np.ndarray:
+    copy = empty_pixels(np, array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+# PyTorch
+
+
+def load_torch() -> Any:
+    torch = import_module("torch")
+    torch.set_num_threads(thread_count())
+    return torch
+
+
+def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
+    """The scores that `net` gives, with PyTorch's functions, from its parameters as tensors."""
+    torch = import_module("torch")
+    f = torch.nn.functional
+
+    def conv(name: str, x: Any, padding: int = 0) -> Any:
+        return f.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], padding=padding)
+
+    height, width = map(int, x.shape[2:])
+    pools = []
+    for block, (_, convolutions) in enumerate(BLOCKS, 1):
+        for k in range(1, convolutions + 1):
+            x = f.relu_(conv(f"conv{block}_{k}", x, net.first_padding if (block, k) == (1, 1) else 1))
+        x = f.max_pool2d(x, 2, 2, ceil_mode=True)
+        pools.append(x)
+    x = f.relu_(conv("fc6", x, net.fc6_padding))
+    x = conv("score_fr", f.relu_(conv("fc7", x)))
+    for stride, skip in zip_longest(net.upsamplings.values(), net.skips):
+        kernel = torch.from_numpy(ops.bilinear_weight(1, 2 * stride, net.dtype)).repeat(net.num_classes, 1, 1, 1)
+        x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
+        if skip:
+            x = _torch_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
+    return _torch_crop(x, net.offsets["score"], height, width).contiguous()
+
+
+def _torch_sum(skip: Any, up: Any, offset: int) -> Any:
+    h, w = map(int, (up if offset >= 0 else skip).shape[2:])
+    return _torch_crop(skip, max(offset, 0), h, w) + _torch_crop(up, max(-offset, 0), h, w)
+
+
+def _torch_crop(x: Any, offset: int, height: int, width: int) -> Any:
+    return x[:, :, offset : offset + height, offset : offset + width]
+
+
+def torch_forward(work: Work) -> Job:
+    torch, net = load_torch(), network(work)
+    params = {name: torch.from_numpy(p) for name, p in net.params.items()}
+    x = torch.from_numpy(batch(work)[0])
+    return Job(torch.inference_mode()(lambda: torch_scores(net, params, x)))
+
+
+def torch_step(work: Work) -> Job:
+    """As tinyfcn's: biases learn at twice the rate, and do not decay."""
+    torch, net, sgd = load_torch(), network(work), SGD(LEARNING_RATE)
+    params = {name: torch.from_numpy(p).requires_grad_() for name, p in net.params.items()}
+    x, labels = map(torch.from_numpy, batch(work))
+    labels = labels.long()
+    groups = [
+        {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": sgd.weight_decay},
+        {"params": [p for name, p in params.items() if name.endswith(".bias")], "lr": BIAS_RATE * sgd.lr},
+    ]
+    optimiser = torch.optim.SGD(groups, sgd.lr, sgd.momentum)
+
+    def run() -> Any:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(torch_scores(net, params, x), labels, ignore_index=255)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return Job(run)
+
+
+def torch_layer(work: Work) -> Job:
+    torch = load_torch()
+    x, weight, bias, dy = map(torch.from_numpy, layer_arrays(work))
+    if work.task == "layer":
+        return Job(torch.inference_mode()(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=work.edge)))
+    wanted = [True, False, False] if work.task == "input gradient" else [False, True, True]
+    one, edge, none = [1, 1], [work.edge] * 2, [0, 0]
+    backward = torch.ops.aten.convolution_backward
+    return Job(lambda: backward(dy, x, weight, list(bias.shape), one, edge, one, False, none, 1, wanted))
+
+
+# ONNX Runtime
+
+
+def onnx_forward(work: Work) -> Job:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "fcn8s.onnx")
+        writer = SPAWN.Process(target=write_onnx, args=(work, file), daemon=True)  # so that PyTorch's memory is not counted here
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise RuntimeError("no ONNX file could be written")
+        onnxruntime = import_module("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = thread_count()
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: batch(work)[0]}
+    return Job(lambda: session.run(None, feed))
+
+
+def write_onnx(work: Work, file: Path) -> None:
+    """Write the network as an ONNX file, for images of this one shape."""
+    torch, net = load_torch(), network(work)
+
+    class Module(torch.nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.values = torch.nn.ParameterList(map(torch.from_numpy, net.params.values()))
+
+        def forward(self, x: Any) -> Any:
+            return torch_scores(net, dict(zip(net.params, self.values, strict=True)), x)
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Module().eval(), (torch.from_numpy(batch(work)[0]),), file, dynamo=False)
+
+
+LAYER_TASKS = ("layer", "input gradient", "weight gradient")
+JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
+    TINYFCN: {"forward": forward, "step": step, **dict.fromkeys(LAYER_TASKS, layer), "product": product},
+    PLAIN: {"forward": forward},
+    TORCH: {"forward": torch_forward, "step": torch_step, **dict.fromkeys(LAYER_TASKS, torch_layer)},
+    ONNX: {"forward": onnx_forward},
+}
