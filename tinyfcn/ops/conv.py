@@ -43,6 +43,7 @@ BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache l
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
 BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
 
+SHARED_BYTES = 1 << 18  # weights from which on it is worth to wake threads up to share them
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
 
@@ -176,7 +177,7 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
                 xp.maximum(out, 0, out=out)
 
     pieces = _bands(w.shape[1] * x.itemsize, y.shape)
-    few = len(pieces) < thread_count()  # few outputs, as those of fc6: threads then share the filters
+    few = len(pieces) < thread_count() and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
     parallel(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
 
 
@@ -247,7 +248,7 @@ def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]
     """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
     channels = weight_shape[1]
     block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
-    return cut(channels, max(thread_count(), block_bytes // BLOCK_BYTES))
+    return cut(channels, max(thread_count() if block_bytes > SHARED_BYTES else 1, block_bytes // BLOCK_BYTES))
 
 
 def _outputs(dy: Array, rows: slice) -> Array:

@@ -54,6 +54,7 @@ from tinyfcn.parallel import bands, cut, parallel, thread_count
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
 BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
+WORTH_WAKING_BYTES = 3 << 18  # spectra that it is worth to wake another thread up for
 MANY_KERNELS = 1 << 13  # from which on it is worth to wake threads up for their spectra
 
 Block = tuple[slice, slice]  # rows of tiles, columns of tiles
@@ -181,12 +182,13 @@ def _blocks(y: Array, channels: int) -> list[Block]:
     costs less than reading the tiles."""
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
-    tiles = max(BAND_BYTES // (36 * channels * y.itemsize), 2 * channels // 3)
-    tiles = min(tiles, max(-(-n * high * wide // thread_count()), 1))  # each thread gets some
+    tile_bytes = 36 * channels * y.itemsize
+    tiles = max(BAND_BYTES // tile_bytes, 2 * channels // 3)
+    a_share = max(-(-n * high * wide // thread_count()), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
         for columns in cut(wide, -(-wide // BAND_WIDTH))
-        for rows in bands(high, (columns.stop - columns.start) * n, tiles)
+        for rows in bands(high, (columns.stop - columns.start) * n, min(tiles, a_share))
     ]
 
 
