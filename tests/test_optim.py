@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tinyfcn import ops, optim
+from tinyfcn import ops, optim, parallel
 from tinyfcn.models import FCN8s
 from tinyfcn.optim import SGD, Adam
 
@@ -49,16 +49,45 @@ def test_adam_follows_the_published_rule_entry_by_entry():
         assert np.allclose(params[name].ravel(), [w for w, _, _ in entries], rtol=1e-12)
 
 
-@pytest.mark.parametrize("optimiser", [SGD(0.1), Adam(0.1)])
-def test_large_arrays_are_updated_to_the_end(optimiser, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_pieces_and_threads_change_not_a_bit(kind, threads, monkeypatch):
     rng = np.random.default_rng(0)
-    start, grads = rng.standard_normal((7, 11)), {"w": rng.standard_normal((7, 11))}
+    start, grads = rng.standard_normal((7, 13)), {"w": rng.standard_normal((7, 13))}
     whole, pieces = {"w": start.copy()}, {"w": start.copy()}
-    other = type(optimiser)(0.1)
-    optimiser.step(whole, grads)
-    monkeypatch.setattr(optim, "CHUNK", 10)
-    other.step(pieces, grads)
+    one, other = kind(0.1, weight_decay=0.1), kind(0.1, weight_decay=0.1)
+    for _ in range(3):
+        one.step(whole, grads)
+    monkeypatch.setattr(parallel, "PIECE", 10)
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    for _ in range(3):
+        other.step(pieces, grads)
     assert np.array_equal(whole["w"], pieces["w"]) and (whole["w"] != start).all()
+    assert all(np.array_equal(moment, other.state[name]) for name, moment in one.state.items())
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_step_may_be_done_parameter_by_parameter(kind):
+    """`begin` gives a function that updates one parameter; in any order, it comes to the same as `step`."""
+    together, apart = parameters(), parameters()
+    one, two = kind(0.1, weight_decay=0.1), kind(0.1, weight_decay=0.1)
+    for k, grads in enumerate(gradients(4)):
+        one.step(together, grads, factor=1 / (k + 1))
+        update = two.begin(apart, 1 / (k + 1))
+        before = {name: p.copy() for name, p in apart.items()}
+        for name in reversed(apart):
+            update(name, grads[name])
+            assert (apart[name] != before[name]).all()
+        assert all(np.array_equal(apart[name], together[name]) for name in apart)
+    assert one.state.keys() == two.state.keys()
+    assert all(np.array_equal(moment, two.state[name]) for name, moment in one.state.items())
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_parameter_that_is_not_updated_after_begin_stays(kind):
+    params, before = parameters(), parameters()
+    kind(0.1).begin(params)("a.bias", np.ones(2))
+    assert np.array_equal(params["a.weight"], before["a.weight"]) and (params["a.bias"] != before["a.bias"]).all()
 
 
 @pytest.mark.parametrize("optimiser", [SGD(0.1), Adam(0.1)])

@@ -137,6 +137,45 @@ def test_a_frozen_trunk_gets_no_gradient_and_the_scores_the_same_one(kind):
         assert np.allclose(gradient, free.grads[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"learn_upsampling": "all"}, {"freeze_trunk": True}], ids=str)
+@pytest.mark.parametrize("kind", NETS)
+def test_an_update_function_gets_each_gradient_once_and_nothing_is_kept(kind, options):
+    net = spread(kind(3, width=1 / 32, padding="same", dropout=0, dtype=np.float64, **options))
+    x, dscores = images(40, 50, batch=2), images(40, 50, batch=2, seed=1)
+    net.forward(x, training=True)
+    dx = net.backward(dscores, need_dx=not net.freeze_trunk)
+    expected = net.grads
+    assert expected.keys() == net.learned().keys()
+
+    calls = []
+    net.forward(x, training=True)
+    same_dx = net.backward(dscores, need_dx=not net.freeze_trunk, update=lambda *call: calls.append(call))
+    assert net.grads == {} and np.array_equal(dx, same_dx)
+    assert sorted(name for name, _ in calls) == sorted(expected)
+    for name, gradient in calls:
+        assert abs(gradient).max() > 0 and np.array_equal(gradient, expected[name]), name
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_parameters_may_be_updated_within_the_backward_pass(kind):
+    """A parameter is handed over when nothing of the pass needs it any more: to spoil it changes no other gradient."""
+    net = spread(kind(3, width=1 / 32, padding="same", dropout=0, learn_upsampling="all", dtype=np.float64))
+    x, dscores = images(40, 50), images(40, 50, seed=1)
+    net.forward(x, training=True)
+    dx = net.backward(dscores, need_dx=True)
+    expected, calls = net.grads, {}
+
+    def spoil(name, gradient):
+        calls[name] = gradient.copy()
+        net.params[name] *= np.nan
+        gradient *= np.nan
+
+    net.forward(x, training=True)
+    assert np.array_equal(net.backward(dscores, need_dx=True, update=spoil), dx)
+    assert calls.keys() == expected.keys()
+    assert all(np.array_equal(gradient, expected[name]) for name, gradient in calls.items())
+
+
 def test_at_once_scales_its_skips():
     plain, scaled = spread(FCN8s(3, width=1 / 32)), FCN8sAtOnce(3, width=1 / 32)
     for name, p in plain.params.items():

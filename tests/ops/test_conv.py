@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import ops
+from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
 
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
@@ -82,16 +83,101 @@ def test_the_size_of_a_band_changes_nothing(monkeypatch, band, options):
     agree_with_reference(draw(5, 2, 8, 7), draw(3, 2, 3, 3), draw(3), **options)
 
 
-def test_bands_cover_rows_of_one_image_or_whole_images(monkeypatch):
-    from tinyfcn.ops import conv
+@pytest.fixture(params=["plain", "fast"])
+def path(request, monkeypatch):
+    """Both ways of computing a 3x3 convolution at stride 1."""
+    monkeypatch.setenv("TINYFCN_CONV", request.param)
+    for threshold in "WINOGRAD_CHANNELS", "WINOGRAD_PIXELS":
+        monkeypatch.setattr(f"tinyfcn.ops.conv.{threshold}", 1)
 
-    monkeypatch.setattr(conv, "BAND_BYTES", 1)
-    for columns, expected in [(1, (1, 1)), (12, (1, 3)), (20, (1, 5)), (47, (2, 5)), (10**6, (3, 5))]:
-        monkeypatch.setattr(conv, "BAND_COLUMNS", columns)
-        bands = list(conv._bands(8, (3, 2, 5, 4)))
-        assert (bands[0][0].stop, bands[0][1].stop) == expected
-        covered = [(n, r) for i, j in bands for n in range(i.start, i.stop) for r in range(j.start, j.stop)]
-        assert covered == [(n, r) for n in range(3) for r in range(5)]
+
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", ""])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        ((3, 3), {"padding": 1}),
+        ((3, 3), {"padding": (3, 0)}),
+        ((1, 1), {}),
+        ((2, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}),
+    ],
+    ids=str,
+)
+def test_relu_and_its_gradient_equal_the_loops(path, kernel, options, with_bias):
+    x, weight, bias = draw(2, 3, 7, 6), draw(4, 3, *kernel), draw(4) if with_bias else None
+    y, cache = ops.conv2d_forward(x, weight, bias, relu=True, **options)
+    expected = reference.conv2d(x, weight, bias, **options)
+    np.testing.assert_allclose(y, np.where(expected > 0, expected, 0), **EXACT)
+    assert 0 < (y == 0).sum() < y.size
+    dy = draw(*y.shape, seed=9)
+    kept = dy.copy()
+    wanted = reference.conv2d_backward(np.where(expected > 0, dy, 0), x, weight, **options)
+    for name, a, b in zip(("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), wanted, strict=True):
+        if name == "dbias" and not with_bias:
+            assert a is None
+        else:
+            np.testing.assert_allclose(a, b, **EXACT, err_msg=name)
+    np.testing.assert_array_equal(dy, kept)
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str)
+def test_gradient_check_with_relu(path, options):
+    x = np.asfortranarray(draw(2, 3, 7, 5))
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), relu=True, **options)
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), None, relu=True, **options)
+
+
+# Threads share bands, filters (where bands are few), or input channels (where a sum for each thread would take much memory).
+CASES = {
+    "3x3": ((5, 2, 8, 7), (3, 2, 3, 3), {"padding": 1}),
+    "all options": ((2, 3, 9, 8), (4, 3, 2, 3), {"stride": (3, 2), "padding": (2, 1), "dilation": 2}),
+    "one output": ((1, 5, 4, 3), (7, 5, 4, 3), {}),
+    "1x1": ((2, 6, 3, 4), (5, 6, 1, 1), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    found = {}
+    for name, (x_shape, w_shape, options) in CASES.items():
+        x, weight = draw(*x_shape), draw(*w_shape)
+        y = reference.conv2d(x, weight, draw(w_shape[0]), **options)
+        found[name] = y, *reference.conv2d_backward(draw(*y.shape, seed=9), x, weight, **options)
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("band", [(1, 1), (1, 20), (500, 1), (1 << 22, 256)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_bands_and_threads_change_nothing_and_the_bits_are_the_same_every_run(monkeypatch, expected, case, band, threads):
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    x_shape, w_shape, options = CASES[case]
+    runs = []
+    for _ in range(2):
+        y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), **options)
+        runs.append([y, *ops.conv2d_backward(draw(*y.shape, seed=9), cache)])
+    for first, second, wanted in zip(*runs, expected[case], strict=True):
+        np.testing.assert_allclose(first, wanted, rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("block", [1, 7 * 12 * 8 * 2])
+def test_weights_in_blocks_change_nothing(monkeypatch, expected, block):
+    """Blocks of one or two input channels, as of weights that take much memory."""
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", 1)
+    monkeypatch.setattr("tinyfcn.ops.conv.BLOCK_BYTES", block)
+    x_shape, w_shape, options = CASES["one output"]
+    y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), **options)
+    found = y, *ops.conv2d_backward(draw(*y.shape, seed=9), cache)
+    for a, b in zip(found, expected["one output"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_wrong_number_of_threads_is_refused(monkeypatch):
+    monkeypatch.setenv("TINYFCN_THREADS", "none")
+    with pytest.raises(InputError, match="TINYFCN_THREADS must be a number of threads from 1 up, got 'none'"):
+        call()
 
 
 def test_no_bias_gives_no_bias_gradient():
@@ -101,7 +187,26 @@ def test_no_bias_gives_no_bias_gradient():
     assert ops.conv2d_backward(y, cache)[2] is None
 
 
-def test_batch_of_none_gives_zero_gradients():
+def poison(monkeypatch):
+    """Fill memory that is taken without being set with NaN: whatever reads it shows."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, np.nan, dtype))
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("band", [1, 1 << 22])
+@pytest.mark.parametrize("case", CASES)
+def test_memory_is_set_before_it_is_read(monkeypatch, case, band, relu):
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band)
+    poison(monkeypatch)
+    x_shape, w_shape, options = CASES[case]
+    y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), relu=relu, **options)
+    assert all(np.isfinite(a).all() for a in (y, *ops.conv2d_backward(draw(*y.shape), cache)))
+
+
+@pytest.mark.parametrize("band_bytes", [1 << 22, 1])
+def test_batch_of_none_gives_zero_gradients(monkeypatch, band_bytes):
+    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band_bytes)  # weights of more bytes are shared out in another way
+    poison(monkeypatch)
     y, cache = ops.conv2d_forward(draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3), padding=1)
     dx, dweight, dbias = ops.conv2d_backward(y, cache)
     assert y.shape == (0, 3, 5, 5) and dx.shape == (0, 2, 5, 5)
@@ -153,8 +258,11 @@ def extra_memory(function, *arguments, **options):
     return result, peak
 
 
-def test_memory_of_a_large_convolution_stays_bounded():
+@pytest.mark.parametrize("path", ["plain", "fast"])
+def test_memory_of_a_large_convolution_stays_bounded(monkeypatch, path):
     # its column matrix would take 1.1 GB
+    monkeypatch.setenv("TINYFCN_CONV", path)
+    monkeypatch.setenv("TINYFCN_THREADS", "2")  # each holds a band
     x, weight = draw(1, 64, 698, 698, dtype=np.float32), draw(64, 64, 3, 3, dtype=np.float32)
     (y, cache), forward = extra_memory(ops.conv2d_forward, x, weight, padding=1)
     (dx, dweight, _), backward = extra_memory(ops.conv2d_backward, y, cache)

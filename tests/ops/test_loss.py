@@ -51,6 +51,18 @@ def test_any_shape_and_option_equals_the_loops(shape, reduction, weighted, scale
     agree_with_reference(scale * draw(*shape), labels, reduction, class_weight)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("pixels", [1, 5, 12, 1 << 13])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_pieces_and_threads_change_nothing(monkeypatch, reduction, pixels, threads):
+    monkeypatch.setattr("tinyfcn.ops.loss.PIXELS", pixels)
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    labels = draw_labels(3, 4, 3, classes=5)
+    agree_with_reference(draw(3, 5, 4, 3), labels, reduction, np.array([0.5, 2.0, 1.0, 0.0, 3.0]))
+    for layout in draw(3, 4, 3, 5).transpose(0, 3, 1, 2), draw(4, 3, 3, 5).transpose(2, 3, 0, 1):  # channels last, and images too
+        agree_with_reference(layout, labels, reduction)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("ignore_index", "kind"), [(255, np.uint8), (-1, np.int64), (-100, np.int16), (0, np.uint8), (1, int)])
 def test_any_label_may_be_the_ignored_one(reduction, ignore_index, kind):

@@ -121,15 +121,35 @@ def test_nan_comes_out_of_every_window_that_holds_it():
     np.testing.assert_array_equal(np.isnan(y[0, 0]), expected)
 
 
-@pytest.mark.parametrize(("kernel", "size"), [(2, 1), (16, 1), (17, 4)])
-def test_a_winner_takes_one_byte_up_to_256_taps(kernel, size):
+def test_nan_takes_no_gradient_and_leaves_that_of_other_windows_alone():
+    x = draw(1, 2, 6, 6)
+    expected = ops.max_pool2d_backward(np.ones((1, 2, 3, 3)), ops.max_pool2d_forward(x, 2)[1])
+    x[0, 1, 2, 3] = np.nan
+    expected[0, 1, 2:4, 2:4] = 0
+    y, cache = ops.max_pool2d_forward(x, 2)
+    np.testing.assert_array_equal(ops.max_pool2d_backward(np.ones_like(y), cache), expected)
+
+
+@pytest.mark.parametrize("kernel", [2, 16, 17])
+def test_nothing_is_kept_beside_the_input_and_the_output(kernel):
     x = np.zeros((1, 1, 17, 17))
-    x[0, 0, kernel - 1, kernel - 1] = 1  # the last tap of the first window wins
+    x[0, 0, kernel - 1, kernel - 1] = 1  # the last tap of the first window wins, be it the 257th or a later one
     y, cache = ops.max_pool2d_forward(x, kernel, stride=kernel)
-    held = [part for part in cache if isinstance(part, np.ndarray)]
-    assert [part.itemsize for part in held] == [size] and held[0].shape == y.shape
+    held = [part for part in cache if not isinstance(part, tuple)]
+    assert len(held) == 2 and held[0] is x and held[1] is y
+    assert all(isinstance(number, int) for part in cache if isinstance(part, tuple) for number in part)
     dx = ops.max_pool2d_backward(np.ones_like(y), cache)
     assert dx[0, 0, kernel - 1, kernel - 1] == 1 and dx.sum() == y.size
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("outputs", [1, 8 * 2 * 5, 8 * 2 * 12], ids=lambda n: f"{n} bytes")
+@pytest.mark.parametrize(("kernel", "options"), [(2, {"ceil_mode": True}), (3, {"stride": 1, "padding": 1}), (2, {"stride": 3})])
+def test_bands_and_threads_change_nothing(monkeypatch, kernel, options, outputs, threads):
+    """Windows of neighbouring bands may share inputs, whose gradients are then added by one thread."""
+    monkeypatch.setattr("tinyfcn.ops.pool.BAND_BYTES", outputs)
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    agree_with_reference(np.random.default_rng(0).integers(0, 4, (2, 2, 11, 6)).astype(float), kernel, **options)
 
 
 def test_batch_of_none():

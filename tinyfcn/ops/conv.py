@@ -126,16 +126,15 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
     x, weight, has_bias, geometry, y = cache
     xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
-    if y is not None:
-        dy = relu_backward(dy, y)
     dx = None
     if _takes_winograd(weight, geometry, dy.shape[2:]):
-        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding)
+        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding, gate=y)
         if need_dx:  # each input collects what the windows around it ask for: a convolution with the kernel turned round
             dx = empty_pixels(xp, x.shape, x.dtype)
             turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
-            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx)
+            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx, gate=y)
     else:
+        dy = dy if y is None else relu_backward(dy, y)
         dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape)
         if need_dx:
             dx = correlate_input_gradient(dy, weight, geometry, x.shape)

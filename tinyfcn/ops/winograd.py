@@ -98,21 +98,23 @@ def correlate(
     *,
     bias: Array | None = None,
     relu: bool = False,
+    gate: Array | None = None,
 ) -> None:
     """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3) into y (N, C_out, H_out, W_out).
 
-    With `relu`, write max(y, 0) instead. A negative padding leaves out that many pixels of x at each border.
+    With `relu`, write max(y, 0) instead. With `gate`, an array of x's shape, x counts as 0 wherever the gate is not
+    positive. A negative padding leaves out that many pixels of x at each border.
     """
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
     u = _kernel_spectra(weight)  # (36, C_in, C_out)
-    a_t = xp.asarray(A_T, x.dtype)
+    a_t, b_t = xp.asarray(A_T, x.dtype), xp.asarray(B_T, x.dtype)
     target = pixels(y)
 
     def work(share: Sequence[Block]) -> None:
         buffers = _buffers(xp, x.dtype, share, len(x) * max(c_in, c_out))
         for block in share:
-            v = _spectra(B_T, x, block, padding, buffers)
+            v = _spectra(b_t, x, gate, block, padding, buffers)
             high, wide, n = v.shape[2:5]
             m = next(buffers)(6, 6, high, wide, n, c_out)
             xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
@@ -133,8 +135,8 @@ def correlate(
     parallel(xp, work, _blocks(y, max(c_in, c_out)))
 
 
-def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> tuple[Array, Array]:
-    """Return (dweight, dbias) for dy, the gradient at y."""
+def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gate: Array | None = None) -> tuple[Array, Array]:
+    """Return (dweight, dbias) for dy, the gradient at y; dy counts as 0 wherever `gate`, of its shape, is not positive."""
     xp = array_module(dy, x)
     c_out, c_in = dy.shape[1], x.shape[1]
     blocks = _blocks(dy, max(c_in, c_out))
@@ -147,7 +149,7 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> 
         pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), thread_count())]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
-        return [_gradient_of_filters(dy[:, filters], x, padding, part) for part, filters in share]
+        return [_gradient_of_filters(dy, gate, filters, x, padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
     found = chain.from_iterable(parallel(xp, work, pieces))
@@ -157,18 +159,22 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int]) -> 
     return dweight, dbias
 
 
-def _gradient_of_filters(dy: Array, x: Array, padding: tuple[int, int], blocks: list[Block]) -> tuple[Array, Array]:
-    """(dweight, dbias) of the filters whose outputs dy belongs to, from these blocks."""
+def _gradient_of_filters(
+    dy: Array, gate: Array | None, filters: slice, x: Array, padding: tuple[int, int], blocks: list[Block]
+) -> tuple[Array, Array]:
+    """(dweight, dbias) of these filters, from these blocks."""
     xp = array_module(dy, x)
+    dy, gate = dy[:, filters], None if gate is None else gate[:, filters]
     c_out, c_in = dy.shape[1], x.shape[1]
     inputs = _buffers(xp, x.dtype, blocks, len(x) * c_in)
     outputs = _buffers(xp, x.dtype, blocks, len(x) * c_out)
+    a, b_t = xp.asarray(A_T.T, x.dtype), xp.asarray(B_T, x.dtype)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
     for block in blocks:
-        v = _spectra(B_T, x, block, padding, inputs).reshape(36, -1, c_in)
-        dm = _spectra(A_T.T, dy, block, (0, 0), outputs).reshape(36, -1, c_out)
+        v = _spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
+        dm = _spectra(a, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
         if block is blocks[0]:
             xp.matmul(dm.swapaxes(1, 2), v, out=du)
         else:
@@ -227,16 +233,15 @@ def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], depth: int) -> 
     return cycle([shaped(xp.empty(48 * tiles * depth, dtype)) for _ in range(2)])
 
 
-def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
-    """P d P^T for matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
+def _spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
+    """P d P^T for the matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
     """
     xp = array_module(x)
     down, across = block
-    high, wide, k = down.stop - down.start, across.stop - across.start, matrix.shape[1]
-    p = xp.asarray(matrix, x.dtype)
-    columns = _columns(x, block, padding, k, buffers)
+    high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
+    columns = _columns(x, gate, block, padding, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
@@ -248,7 +253,7 @@ def _spectra(matrix: np.ndarray, x: Array, block: Block, padding: tuple[int, int
     return spectra
 
 
-def _columns(x: Array, block: Block, padding: tuple[int, int], k: int, buffers: Any) -> Array:
+def _columns(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Any) -> Array:
     """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
 
     Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
@@ -262,7 +267,11 @@ def _columns(x: Array, block: Block, padding: tuple[int, int], k: int, buffers: 
     across, source_columns = inside(width, patch.shape[1], left, 1)
     for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
         outside[...] = 0
-    patch[down, across] = pixels(x)[source_rows, source_columns]
+    source = pixels(x)[source_rows, source_columns]
+    if gate is None:
+        patch[down, across] = source
+    else:
+        array_module(x).multiply(source, pixels(gate)[source_rows, source_columns] > 0, out=patch[down, across])
     by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
     columns = next(buffers)(k, rows, wide, n, channels)
     columns[:TILE] = by_tile[:, :, :wide]
