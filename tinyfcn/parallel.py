@@ -83,7 +83,8 @@ def cut(length: int, parts: int) -> list[slice]:
 def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
     """Call `change`, an operation entry by entry, with pieces of arrays of one shape that fit into the cache together.
 
-    The pieces are flat, and seen in the order of memory, where that is the same for all arrays and has no gaps.
+    The pieces are flat, and follow the order of memory, where that is the same for all arrays and has no gaps; else they are
+    pieces of the first axis.
     """
     flat = _flat(arrays)
 
@@ -91,7 +92,7 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
         for piece in share:
             change(*(array[piece] for array in flat))
 
-    pieces = cut(len(flat[0]) if flat[0].ndim else 1, -(-flat[0].size // PIECE))
+    pieces = cut(len(flat[0]), -(-flat[0].size // PIECE))
     if len(pieces) < WORTH_WAKING:
         work(pieces)
     else:

@@ -214,7 +214,7 @@ class FCN(Network):
         height, width = self._image_size
         offset = self.offsets["score"]
         crop = _window(offset, height, width)
-        return self._apply("crop", lambda: (self.xp.ascontiguousarray(x[crop]), (crop, x.shape)))
+        return self._apply("crop", lambda: (x[crop], (crop, x.shape)))
 
     def _crop_backward(self, dy: Array) -> Array:
         return _uncrop(dy, *self._cache("crop"))

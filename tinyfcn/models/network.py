@@ -45,7 +45,8 @@ class Network:
             if name.endswith(".bias") or name.startswith("score"):
                 value = np.zeros(shape, self.dtype)
             else:
-                value = rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+                value = rng.standard_normal(shape, np.float32)
+                value *= np.float32((2 / np.prod(shape[1:])) ** 0.5)
             self.params[name] = to_device(value.astype(self.dtype, copy=False), xp)
 
     def learned(self) -> dict[str, Array]:
