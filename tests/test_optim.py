@@ -84,6 +84,18 @@ def test_a_step_may_be_done_parameter_by_parameter(kind):
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_factor_is_a_multiple_of_the_learning_rate(kind):
+    """With a constant factor; SGD's velocity remembers the rates of the steps before."""
+    params, other = parameters(), parameters()
+    one, two = kind(0.5, weight_decay=0.1), kind(0.125, weight_decay=0.1)
+    for grads in gradients(3):
+        one.step(params, grads, factor=0.25)
+        two.step(other, grads)
+    assert all(np.array_equal(params[name], other[name]) for name in params)
+    assert not any(np.array_equal(params[name], p) for name, p in parameters().items())
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_parameter_that_is_not_updated_after_begin_stays(kind):
     params, before = parameters(), parameters()
     kind(0.1).begin(params)("a.bias", np.ones(2))

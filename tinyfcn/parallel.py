@@ -52,7 +52,8 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
     """Deal `pieces` out to the threads, in order and in equal shares, and return what `work` returns for each share.
 
     Who gets what depends on the number of threads alone, so sums over the results are the same in every run. `work`
-    allocates its scratch arrays once and reuses them for all of its pieces. A GPU needs no threads: `work` gets everything.
+    allocates its scratch arrays once and reuses them for all of its pieces, and must not call `parallel` itself. A GPU needs no
+    threads: `work` gets everything.
     """
     shares = [pieces[share] for share in cut(len(pieces), thread_count() if xp is np else 1)]
     if xp is not np:
@@ -127,5 +128,12 @@ def _prepare() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
+def _after_fork() -> None:
+    """In the child of a fork the threads are gone, and the lock may be held by one of them."""
+    global _busy
+    _busy = threading.Lock()
+    _pool.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_after_fork)

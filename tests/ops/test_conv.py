@@ -151,6 +151,7 @@ def expected():
 def test_bands_and_threads_change_nothing_and_the_bits_are_the_same_every_run(monkeypatch, expected, case, band, threads):
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
     monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
+    monkeypatch.setattr("tinyfcn.ops.conv.SHARED_BYTES", 0)
     monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     x_shape, w_shape, options = CASES[case]
     runs = []

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import ops
+from tinyfcn.backend import zero_pixels
 from tinyfcn.gradcheck import check_gradient
+from tinyfcn.ops import pool
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -150,6 +152,37 @@ def test_bands_and_threads_change_nothing(monkeypatch, kernel, options, outputs,
     monkeypatch.setattr("tinyfcn.ops.pool.BAND_BYTES", outputs)
     monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     agree_with_reference(np.random.default_rng(0).integers(0, 4, (2, 2, 11, 6)).astype(float), kernel, **options)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options"), [(2, {"ceil_mode": True}), (3, {"stride": (1, 3), "padding": 1}), (3, {"stride": 2})]
+)
+def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
+    """A race would show now and then: here the bands of a backward pass run one by one, and none may touch what another did."""
+    monkeypatch.setattr(pool, "BAND_BYTES", 1)
+    arrays = []
+
+    def remember(*arguments):
+        arrays.append(zero_pixels(*arguments))
+        return arrays[-1]
+
+    def one_by_one(xp, work, pieces):
+        (dx,) = arrays
+        touched = np.zeros(dx.shape, bool)
+        for piece in pieces:
+            before = dx.copy()
+            work([piece])
+            assert not (touched & (dx != before)).any()
+            touched |= dx != before
+
+    x = draw(2, 3, 9, 8)
+    y, cache = ops.max_pool2d_forward(x, kernel, **options)
+    dy = abs(draw(*y.shape)) + 1
+    expected = ops.max_pool2d_backward(dy, cache)
+    monkeypatch.setattr(pool, "zero_pixels", remember)
+    monkeypatch.setattr(pool, "parallel", one_by_one)
+    np.testing.assert_array_equal(ops.max_pool2d_backward(dy, cache), expected)
+    assert len(arrays) == 1
 
 
 def test_batch_of_none():

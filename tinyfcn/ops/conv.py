@@ -215,7 +215,7 @@ def correlate_weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_sh
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
         pieces = [(0, every_band, channels) for channels in _channel_blocks(weight_shape, dy.itemsize)]
-    if not pieces:
+    if not every_band:  # no images
         return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
     dw = xp.empty((pieces[-1][0] + 1, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
     db = xp.zeros(dw.shape[:2], dy.dtype)
