@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from tinyfcn.backend import Array
+from collections.abc import Sequence
+
+from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
+from tinyfcn.parallel import cut, parallel, thread_count
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple]:
@@ -17,7 +20,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     _check.ndim(op, "weight", weight, "D_out, D_in")
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"{op}: x has {x.shape[1]} features, weight expects {weight.shape[1]}")
-    y = x @ weight.T
+    y = _product(x, weight.T)
     if bias is not None:
         _check.shape(op, "bias", bias, (len(weight),))
         y += bias
@@ -33,4 +36,17 @@ def linear_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None
     x, weight, has_bias = cache
     _check.arrays("linear_backward", dy=dy, x=x)
     _check.shape("linear_backward", "dy", dy, (len(x), len(weight)))
-    return dy @ weight, dy.T @ x, dy.sum(axis=0) if has_bias else None
+    return _product(dy, weight), _product(dy.T, x), dy.sum(axis=0) if has_bias else None
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix a @ b; threads share its columns."""
+    xp = array_module(a, b)
+    y = xp.empty((len(a), b.shape[1]), a.dtype)
+
+    def work(share: Sequence[slice]) -> None:
+        for columns in share:
+            xp.matmul(a, b[:, columns], out=y[:, columns])
+
+    parallel(xp, work, cut(b.shape[1], thread_count()))
+    return y
