@@ -198,6 +198,21 @@ def test_upsample_bilinear_is_the_transposed_convolution_with_bilinear_weight(ke
     )
 
 
+@pytest.mark.parametrize("window", [(slice(1, 6), slice(0, 3)), (slice(9, 10), slice(2, 11))], ids=str)
+def test_upsample_bilinear_of_a_window_is_that_part_of_the_whole(window):
+    x = draw(2, 3, 4, 5)
+    whole, _ = ops.upsample_bilinear_forward(x, 4, 2)
+    y, cache = ops.upsample_bilinear_forward(x, 4, 2, window)
+    np.testing.assert_allclose(y, whole[..., *window], **EXACT)
+    dy = draw(*y.shape, seed=1)
+    uncropped = np.zeros(whole.shape)
+    uncropped[..., *window] = dy
+    expected, _, _ = ops.conv_transpose2d_backward(
+        uncropped, ops.conv_transpose2d_forward(x, ops.bilinear_weight(3, 4, np.float64), stride=2)[1]
+    )
+    np.testing.assert_allclose(ops.upsample_bilinear_backward(dy, cache), expected, **EXACT)
+
+
 @pytest.mark.parametrize(("kernel", "stride"), BILINEAR)
 def test_upsample_bilinear_equals_interpolation_pixel_by_pixel(kernel, stride):
     x = draw(1, 2, 3, 4)

@@ -209,15 +209,17 @@ class FCN(Network):
         skip_crop, skip_shape, up_crop, up_shape = self._cache(f"{name}.add")
         return _uncrop(dy, skip_crop, skip_shape), _uncrop(dy, up_crop, up_shape)
 
-    def _crop(self, x: Array) -> Array:
-        """Crop the upsampled scores to the image."""
-        height, width = self._image_size
-        offset = self.offsets["score"]
-        crop = _window(offset, height, width)
-        return self._apply("crop", lambda: (x[crop], (crop, x.shape)))
+    def _upsample_to_image(self, name: str, x: Array) -> Array:
+        """The last upsampling, cropped to the image."""
+        window = _window(self.offsets["score"], *self._image_size)
+        if f"{name}.weight" in self.params:
+            up = self._upsample(name, x)
+            return self._apply("crop", lambda: (up[window], (window, up.shape)))
+        stride = self.upsamplings[name]
+        return self._apply(name, ops.upsample_bilinear_forward, x, 2 * stride, stride, window[1:])
 
-    def _crop_backward(self, dy: Array) -> Array:
-        return _uncrop(dy, *self._cache("crop"))
+    def _upsample_to_image_backward(self, name: str, dy: Array) -> Array:
+        return self._upsample_backward(name, _uncrop(dy, *self._cache("crop")) if f"{name}.weight" in self.params else dy)
 
 
 def _window(offset: int, height: int, width: int) -> tuple:
@@ -246,11 +248,11 @@ class FCN32s(FCN):
     def forward(self, x: Array, training: bool = False) -> Array:
         _, _, conv7 = self._trunk(x, training)
         score = self._score("score_fr", conv7)
-        return self._crop(self._upsample("upscore32", score))
+        return self._upsample_to_image("upscore32", score)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self._start_backward(update)
-        dscore = self._upsample_backward("upscore32", self._crop_backward(dscores))
+        dscore = self._upsample_to_image_backward("upscore32", dscores)
         dconv7 = self._score_backward("score_fr", dscore)
         return self._trunk_backward(dconv7, {}, need_dx)
 
@@ -266,11 +268,11 @@ class FCN16s(FCN):
         up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
         skip = self._score("score_pool4", pool4)  # (2)
         fused = self._add("score_pool4", skip, up)  # (3)
-        return self._crop(self._upsample("upscore16", fused))
+        return self._upsample_to_image("upscore16", fused)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self._start_backward(update)
-        dfused = self._upsample_backward("upscore16", self._crop_backward(dscores))
+        dfused = self._upsample_to_image_backward("upscore16", dscores)
         dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
         dpool4 = self._score_backward("score_pool4", dskip)  # (2)
         dconv7 = self._score_backward("score_fr", self._upsample_backward("upscore2", dup))  # (1)
@@ -291,11 +293,11 @@ class FCN8s(FCN):
         up = self._upsample("upscore_pool4", fused)  # (4)
         skip = self._score("score_pool3", pool3)  # (5)
         fused = self._add("score_pool3", skip, up)  # (6)
-        return self._crop(self._upsample("upscore8", fused))  # (7)
+        return self._upsample_to_image("upscore8", fused)  # (7)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self._start_backward(update)
-        dfused = self._upsample_backward("upscore8", self._crop_backward(dscores))  # (7)
+        dfused = self._upsample_to_image_backward("upscore8", dscores)  # (7)
         dskip, dup = self._add_backward("score_pool3", dfused)  # (6)
         dpool3 = self._score_backward("score_pool3", dskip)  # (5)
         dfused = self._upsample_backward("upscore_pool4", dup)  # (4)

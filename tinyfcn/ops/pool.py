@@ -92,6 +92,8 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
     dx = zero_pixels(xp, x.shape, dy.dtype)
     source, target = pixels(x), pixels(dx)
 
+    apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # windows share no inputs
+
     def work(share: Sequence[slice]) -> None:
         for rows in share:
             best, upstream = pixels(y)[rows], pixels(dy)[rows]  # (rows, W_out, N, C)
@@ -99,11 +101,14 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
             for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
                 wins = (source[inputs] == best[outputs]) > taken[outputs]
                 taken[outputs] |= wins
-                target[inputs] += upstream[outputs] * wins
+                if apart:
+                    xp.multiply(upstream[outputs], wins, out=target[inputs])
+                else:
+                    target[inputs] += upstream[outputs] * wins
 
-    if stride[0] >= kernel[0]:
+    if apart:
         parallel(xp, work, _bands(y))
-    else:  # windows of neighbouring bands share inputs: one thread
+    else:  # threads would add to the same inputs
         work(_bands(y))
     return dx
 

@@ -112,14 +112,17 @@ def bilinear_weight(channels: int, kernel_size: int, dtype=np.float32, xp: Modul
     return xp.asarray(weight)
 
 
-def upsample_bilinear_forward(x: Array, kernel_size: int, stride: int) -> tuple[Array, tuple]:
+def upsample_bilinear_forward(
+    x: Array, kernel_size: int, stride: int, window: tuple[slice, slice] = (slice(None), slice(None))
+) -> tuple[Array, tuple]:
     """`conv_transpose2d_forward` of x (N, C, H, W) with `bilinear_weight(C, kernel_size)`, much cheaper.
 
     A bilinear kernel is the product of a vertical and a horizontal triangle, and leaves each channel to itself, so
     for every channel y = U_h x U_w^T, where column r of U_h ((H_out, H)) holds the triangle, starting at row r s.
 
-    Returns y (N, C, (H - 1) s + k, (W - 1) s + k), and a cache that holds the two matrices and y's shape. Raises
-    TypeError for other dtypes than float32 and float64, and ValueError for an x without pixels.
+    Returns y (N, C, (H - 1) s + k, (W - 1) s + k), or the rows and columns of it that `window` names, and a cache that holds
+    the two matrices and y's shape. Raises TypeError for other dtypes than float32 and float64, and ValueError for an x
+    without pixels.
     """
     op = "upsample_bilinear"
     xp = _check.arrays(op, x=x)
@@ -128,7 +131,7 @@ def upsample_bilinear_forward(x: Array, kernel_size: int, stride: int) -> tuple[
     stride = _check.integer(op, "stride", stride, 1)
     if min(x.shape[2:]) < 1:
         raise ValueError(f"{op}: x of {x.shape[2:]} has no pixels")
-    up_h, up_w = (_spread(xp, size, kernel_size, stride, x.dtype) for size in x.shape[2:])
+    up_h, up_w = (_spread(xp, x.shape[2 + a], kernel_size, stride, x.dtype)[window[a]] for a in (0, 1))
     y = _both_sides(up_h, x, up_w.T)
     return y, (up_h, up_w, y.shape)
 
