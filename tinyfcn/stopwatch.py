@@ -107,7 +107,8 @@ def contender(name: str, work: Work) -> Iterator[Ask]:
     try:
         yield ask
     finally:
-        here.close()
+        here.close()  # which ends the process, unless it is at work
+        process.join(1)
         process.terminate()
         process.join(10)
         process.kill()
@@ -141,6 +142,8 @@ def serve(connection: Any, name: str, work: Work) -> None:
         return
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python may be at work for a while to end, with nothing left to remove
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
