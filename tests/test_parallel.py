@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from tinyfcn import parallel as module
 from tinyfcn.errors import InputError
-from tinyfcn.parallel import bands, cut, in_pieces, parallel, thread_count
+from tinyfcn.parallel import bands, cut, each, in_pieces, parallel, thread_count
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -134,6 +134,33 @@ def test_shares_run_side_by_side(threads):
 
     (one, first), (other, second) = parallel(np, work, "ab")
     assert one != other and (first, second) == ("a", "b")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("pieces", [0, 1, 2, 50])
+def test_each_piece_is_taken_once_by_whoever_is_free(threads, count, pieces):
+    threads(count)
+    taken = []
+    each(np, lambda todo: [taken.append((piece, threading.get_ident())) for piece in todo], range(pieces))
+    assert sorted(piece for piece, _ in taken) == list(range(pieces))
+
+
+def test_a_thread_that_is_held_up_takes_fewer_pieces(threads):
+    threads(2)
+    rest_is_done = threading.Event()
+    counts = {}
+
+    def work(todo):
+        me = threading.get_ident()
+        for piece in todo:
+            counts[me] = counts.get(me, 0) + 1
+            if piece == 0:
+                assert rest_is_done.wait(30)
+            if piece == 9:
+                rest_is_done.set()
+
+    each(np, work, range(10))
+    assert sorted(counts.values()) == [1, 9]
 
 
 def test_one_thread_is_the_caller_s_own(threads):

@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
@@ -69,6 +69,15 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
         return [first, *(other.result() for other in others)]
 
 
+def each(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
+    """Run `work` on the threads, over pieces that do not depend on each other: a thread that is free takes the next piece.
+
+    All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `parallel`.
+    """
+    todo = iter(pieces)
+    parallel(xp, lambda _: work(todo), range(min(thread_count(), len(pieces))))
+
+
 def bands(rows: int, row_size: int, target: int) -> list[slice]:
     """Cut rows of `row_size` pixels into bands of at most about `target` pixels; where several, as many for each thread."""
     parts = -(-rows * row_size // target)
@@ -89,15 +98,15 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
     """
     flat = _flat(arrays)
 
-    def work(share: Sequence[slice]) -> None:
-        for piece in share:
+    def work(todo: Iterable[slice]) -> None:
+        for piece in todo:
             change(*(array[piece] for array in flat))
 
     pieces = cut(len(flat[0]), -(-flat[0].size // PIECE))
     if len(pieces) < WORTH_WAKING:
         work(pieces)
     else:
-        parallel(array_module(*arrays), work, pieces)
+        each(array_module(*arrays), work, pieces)
 
 
 def _flat(arrays: Sequence[Array]) -> list[Array]:

@@ -37,7 +37,7 @@ from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixe
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, winograd
 from tinyfcn.ops.activation import relu_backward
-from tinyfcn.parallel import bands, cut, parallel, thread_count
+from tinyfcn.parallel import bands, cut, each, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
@@ -165,8 +165,8 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
     xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
-    def work(share: Sequence[tuple[slice, slice]]) -> None:
-        for rows, filters in share:
+    def work(todo: Iterator[tuple[slice, slice]]) -> None:
+        for rows, filters in todo:
             columns = _gather(x, rows, geometry, y.shape[3])
             out = pixels(y)[rows].reshape(-1, len(w))[:, filters]  # (rows W_out N, C_out), a view
             xp.matmul(columns.T, w[filters].T, out=out)
@@ -177,7 +177,7 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
 
     pieces = _bands(w.shape[1] * x.itemsize, y.shape)
     few = len(pieces) < thread_count() and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
-    parallel(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
+    each(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
 
 
 def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...]) -> Array:

@@ -14,7 +14,7 @@ be subtracted from all before exp, which then cannot overflow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import cut, in_pieces, parallel
+from tinyfcn.parallel import cut, each, in_pieces
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -79,8 +79,8 @@ def softmax_cross_entropy_forward(
     gradient = xp.empty(flat.shape, scores.dtype)
     loss = xp.empty(index.shape, scores.dtype)
 
-    def work(share: Sequence[tuple[int, slice]]) -> None:
-        for n, pixels in share:
+    def work(todo: Iterator[tuple[int, slice]]) -> None:
+        for n, pixels in todo:
             g, t, w = gradient[n, :, pixels], index[n, pixels], weight[n, pixels]
             place = (t, xp.arange(len(t)))
             xp.subtract(flat[n, :, pixels], flat[n, :, pixels].max(axis=0), out=g)  # s - max s
@@ -92,7 +92,7 @@ def softmax_cross_entropy_forward(
             g[place] -= w  # w (softmax - [k = t])
 
     pieces = cut(count, -(-count // PIXELS))
-    parallel(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
+    each(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
     loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
     return loss, (gradient.reshape(scores.shape), loss.shape)
 

@@ -14,14 +14,14 @@ the layers on either side keep them for their own gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from tinyfcn.backend import Array, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, parallel
+from tinyfcn.parallel import bands, each
 
 BAND_BYTES = 1 << 18  # outputs of a band: with their inputs, four times as many, they stay in the cache
 
@@ -70,14 +70,14 @@ def max_pool2d_forward(
     y = empty_pixels(xp, (*x.shape[:2], *size), x.dtype)
     source, target = pixels(x), pixels(y)
 
-    def work(share: Sequence[slice]) -> None:
-        for rows in share:
+    def work(todo: Iterable[slice]) -> None:
+        for rows in todo:
             best = target[rows]  # (rows, W_out, N, C)
             best[...] = -np.inf
             for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
                 xp.maximum(best[outputs], source[inputs], out=best[outputs])
 
-    parallel(xp, work, _bands(y))
+    each(xp, work, _bands(y))
     return y, (x, y, kernel, stride, padding)
 
 
@@ -94,8 +94,8 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
 
     apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # windows share no inputs
 
-    def work(share: Sequence[slice]) -> None:
-        for rows in share:
+    def work(todo: Iterable[slice]) -> None:
+        for rows in todo:
             best, upstream = pixels(y)[rows], pixels(dy)[rows]  # (rows, W_out, N, C)
             taken = xp.zeros(best.shape, bool)  # windows whose winner has been found
             for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
@@ -107,7 +107,7 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
                     target[inputs] += upstream[outputs] * wins
 
     if apart:
-        parallel(xp, work, _bands(y))
+        each(xp, work, _bands(y))
     else:  # threads would add to the same inputs
         work(_bands(y))
     return dx

@@ -14,7 +14,7 @@ Nothing new is needed for the backward pass either. With y = A^T x:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from types import ModuleType
 
 import numpy as np
@@ -27,7 +27,7 @@ from tinyfcn.ops.conv import (
     correlate_weight_gradient,
     window_geometry,
 )
-from tinyfcn.parallel import PIECE, cut, parallel
+from tinyfcn.parallel import PIECE, cut, each
 
 
 def conv_transpose2d_forward(
@@ -153,11 +153,11 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
     maps = x.reshape(-1, *x.shape[2:])  # (N C, H, W)
     y = xp.empty((len(maps), len(left), right.shape[1]), x.dtype)
 
-    def work(share: Sequence[slice]) -> None:
-        for part in share:
+    def work(todo: Iterator[slice]) -> None:
+        for part in todo:
             xp.matmul(left, maps[part] @ right, out=y[part])
 
-    parallel(xp, work, cut(len(maps), -(-y.size // PIECE)))
+    each(xp, work, cut(len(maps), -(-y.size // PIECE)))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 

@@ -50,7 +50,7 @@ What each step wins, at two layers of FCN-8s for an image of 500x500 (float32, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, cycle
 from math import prod
 from types import ModuleType
@@ -60,7 +60,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, cut, parallel, thread_count
+from tinyfcn.parallel import bands, cut, each, parallel, thread_count
 
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
@@ -121,10 +121,11 @@ def correlate(
     u = _kernel_spectra(weight)  # (36, C_in, C_out)
     a_t, b_t = xp.asarray(A_T, x.dtype), xp.asarray(B_T, x.dtype)
     target = pixels(y)
+    blocks = _blocks(y, max(c_in, c_out))
 
-    def work(share: Sequence[Block]) -> None:
-        buffers = _buffers(xp, x.dtype, share, len(x) * max(c_in, c_out))
-        for block in share:
+    def work(todo: Iterator[Block]) -> None:
+        buffers = _buffers(xp, x.dtype, blocks, len(x) * max(c_in, c_out))
+        for block in todo:
             v = _spectra(b_t, x, gate, block, padding, buffers)
             high, wide, n = v.shape[2:5]
             m = next(buffers)(6, 6, high, wide, n, c_out)
@@ -143,7 +144,7 @@ def correlate(
                 out = here[:, column::TILE]
                 out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
 
-    parallel(xp, work, _blocks(y, max(c_in, c_out)))
+    each(xp, work, blocks)
 
 
 def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gate: Array | None = None) -> tuple[Array, Array]:
@@ -230,13 +231,13 @@ def _both_sides(xp: ModuleType, dtype: Any) -> Array:
     return xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), dtype)
 
 
-def _buffers(xp: ModuleType, dtype: Any, share: Sequence[Block], depth: int) -> Any:
+def _buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Any:
     """Two scratch arrays that take turns, so that the one is read while the other is written.
 
     Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
     smallest, 6 by 8. Call what `next` gives with a shape.
     """
-    tiles = max(prod(axis.stop - axis.start for axis in block) for block in share)
+    tiles = max(prod(axis.stop - axis.start for axis in block) for block in blocks)
 
     def shaped(flat: Array) -> Callable[..., Array]:
         return lambda *shape: flat[: prod(shape)].reshape(shape)
