@@ -120,7 +120,7 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
     """
     if not param.flags.c_contiguous:
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
-    in_pieces(change, param, array_module(gradient).ascontiguousarray(gradient), *moments)
+    in_pieces(change, param, gradient, *moments)
 
 
 def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:

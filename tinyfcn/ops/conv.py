@@ -146,7 +146,7 @@ def _takes_winograd(weight: Array, geometry: Geometry, size: tuple[int, int]) ->
     if path not in ("fast", "plain"):
         raise InputError(f"TINYFCN_CONV must be fast or plain, got {path!r}")
     wide_enough = min(weight.shape[:2]) >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS
-    return path == "fast" and wide_enough and geometry[0] == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    return path == "fast" and wide_enough and geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
 
 
 def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geometry:
