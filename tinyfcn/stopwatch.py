@@ -28,7 +28,7 @@ except ImportError:  # Windows
 
 WARM_UPS = 2  # rounds that do not count
 PAUSE = 0.1  # seconds between runs
-CALL_SECONDS = 0.1  # a call that takes less is repeated until this much has passed
+CALL_SECONDS = 0.3  # shorter calls follow one another for so long, as the steps of a training do
 
 Ask = Callable[[], tuple]
 

@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 
-from tinyfcn.backend import Array
+from tinyfcn.backend import Array, pixels
 from tinyfcn.ops import _check
 from tinyfcn.parallel import in_pieces
 
@@ -44,7 +44,8 @@ def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
         raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
     if not isinstance(rng, xp.random.Generator):
         raise TypeError(f"dropout: rng must be a {xp.__name__}.random.Generator, got {type(rng).__name__}")
-    kept = rng.random(x.shape, dtype=np.float32) >= rate
+    in_memory = pixels if x.ndim == 4 else lambda a: a  # maps lie pixel by pixel, and so shall their mask
+    kept = in_memory(rng.random(in_memory(x).shape, dtype=np.float32) >= rate)
     scale = x.dtype.type(1 / (1 - rate))
     return x * kept * scale, (kept, scale)
 

@@ -36,7 +36,6 @@ from typing import NamedTuple
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, winograd
-from tinyfcn.ops.activation import relu_backward
 from tinyfcn.parallel import bands, cut, each, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
@@ -134,10 +133,9 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
             turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
             winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx, gate=y)
     else:
-        dy = dy if y is None else relu_backward(dy, y)
-        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape)
+        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape, gate=y)
         if need_dx:
-            dx = correlate_input_gradient(dy, weight, geometry, x.shape)
+            dx = correlate_input_gradient(dy, weight, geometry, x.shape, gate=y)
     return dx, dweight, dbias if has_bias else None
 
 
@@ -169,7 +167,10 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
         for rows, filters in todo:
             columns = _gather(x, rows, geometry, y.shape[3])
             out = pixels(y)[rows].reshape(-1, len(w))[:, filters]  # (rows W_out N, C_out), a view
-            xp.matmul(columns.T, w[filters].T, out=out)
+            if len(columns.T) < len(w[filters]):  # as for fc6; BLAS is faster with the larger matrix first
+                out[...] = (w[filters] @ columns).T
+            else:
+                xp.matmul(columns.T, w[filters].T, out=out)
             if bias is not None:
                 out += bias[filters]
             if relu:
@@ -180,8 +181,10 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
     each(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
 
 
-def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...]) -> Array:
-    """Return dx: dX = W^T dy, every entry added to where `_gather` took it from.
+def correlate_input_gradient(
+    dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...], gate: Array | None = None
+) -> Array:
+    """Return dx: dX = W^T dy, every entry added to where `_gather` took it from; for `gate` see `_outputs`.
 
     Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
@@ -194,15 +197,17 @@ def correlate_input_gradient(dy: Array, weight: Array, geometry: Geometry, x_sha
         for channels in share:
             block = w[:, channels.start * taps : channels.stop * taps]
             for rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ _outputs(dy, rows).T  # (c k_h k_w, rows W_out N)
+                columns = block.T @ _outputs(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
                 _scatter(columns, dx[:, channels], rows, geometry, dy.shape[3])
 
     parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
     return dx
 
 
-def correlate_weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return dW = dy X^T and db, summed over the bands.
+def correlate_weight_gradient(
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+) -> tuple[Array, Array]:
+    """Return dW = dy X^T and db, summed over the bands; for `gate` see `_outputs`.
 
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
     """
@@ -210,23 +215,27 @@ def correlate_weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_sh
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(depth * dy.itemsize, dy.shape)
-    if weight_shape[0] * depth * dy.itemsize <= BAND_BYTES:
+    share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
+    if share_bands:
         shares = cut(len(every_band), thread_count())
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
         pieces = [(0, every_band, channels) for channels in _channel_blocks(weight_shape, dy.itemsize)]
     if not every_band:  # no images
         return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
-    dw = xp.empty((pieces[-1][0] + 1, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
+    sums = pieces[-1][0] + 1
+    dw = (xp.zeros if share_bands else xp.empty)((sums, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
     db = xp.zeros(dw.shape[:2], dy.dtype)
 
     def work(share: Sequence[tuple[int, list[slice], slice]]) -> None:
         for k, some_bands, channels in share:
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for rows in some_bands:
-                outputs = _outputs(dy, rows)
+                outputs = _outputs(dy, gate, rows)
                 columns = _gather(x[:, channels], rows, geometry, dy.shape[3])
-                if rows == some_bands[0]:
+                if share_bands:
+                    total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
+                elif rows == some_bands[0]:
                     xp.matmul(outputs.T, columns.T, out=total)
                 else:
                     total += outputs.T @ columns.T
@@ -250,9 +259,10 @@ def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]
     return cut(channels, max(thread_count() if block_bytes > SHARED_BYTES else 1, block_bytes // BLOCK_BYTES))
 
 
-def _outputs(dy: Array, rows: slice) -> Array:
-    """A band of dy as a matrix whose rows match the columns of `_gather`."""
-    return pixels(dy)[rows].reshape(-1, dy.shape[1])  # (rows W_out N, C_out)
+def _outputs(dy: Array, gate: Array | None, rows: slice) -> Array:
+    """A band of dy, 0 wherever `gate` is not positive, as a matrix whose rows match the columns of `_gather`."""
+    outputs = pixels(dy)[rows].reshape(-1, dy.shape[1])  # (rows W_out N, C_out)
+    return outputs if gate is None else outputs * (pixels(gate)[rows].reshape(outputs.shape) > 0)
 
 
 def _gather(x: Array, rows: slice, geometry: Geometry, width: int) -> Array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,12 @@ def softmax_cross_entropy_forward(
 def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
     """Return dscores = dloss w[t] (p - [k = t]), (N, C, H, W), for dloss, the gradient at the loss.
 
-    `dloss` is a number for "mean" and "sum", an array (N, H, W) for "none".
+    `dloss` is a number for "mean" and "sum", an array (N, H, W) for "none". For the number 1, as at the start of a backward
+    pass, the result is the cache's own array.
     """
     gradient, loss_shape = cache
+    if loss_shape == () and isinstance(dloss, Real) and dloss == 1:
+        return gradient
     xp = array_module(gradient)
     dloss = xp.asarray(dloss, gradient.dtype)
     _check.shape("softmax_cross_entropy_backward", "dloss", dloss, loss_shape)

@@ -63,7 +63,7 @@ from tinyfcn.ops._windows import inside
 from tinyfcn.parallel import bands, cut, each, parallel, thread_count
 
 TILE = 4  # outputs along a tile's side
-BAND_BYTES = 3 << 19  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
+BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
 BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
 WORTH_WAKING_BYTES = 3 << 18  # spectra that it is worth to wake another thread up for
 MANY_KERNELS = 1 << 13  # from which on it is worth to wake threads up for their spectra
