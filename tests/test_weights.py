@@ -90,7 +90,7 @@ def test_a_damaged_file_is_one_clear_error(net, tmp_path, suffix, damage):
 
 def test_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "evil.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="not a readable file of weights"):
+    with pytest.raises(InputError, match=r"evil\.npz: x.* object"):
         weights.read(tmp_path / "evil.npz")
 
 
@@ -98,7 +98,7 @@ def test_missing_files_and_unknown_kinds(tmp_path):
     with pytest.raises(InputError, match="no such file of weights"):
         weights.read(tmp_path / "none.npz")
     (tmp_path / "net.txt").write_text("x")
-    with pytest.raises(InputError, match=r"\.safetensors and \.npz"):
+    with pytest.raises(InputError, match=r"known are \.safetensors and \.npz"):
         weights.read(tmp_path / "net.txt")
     with pytest.raises(InputError, match=r"\.safetensors or \.npz"):
         weights.write(tmp_path / "net.pkl", {}, {})

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from tinyfcn import __version__, command
 from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
-from tinyfcn.models.fcn import PADDINGS
-from tinyfcn.models.vgg import trunk_shapes
+from tinyfcn.models.fcn import BORDER
+from tinyfcn.models.vgg import VGG
 from tinyfcn.parallel import thread_count
 from tinyfcn.stopwatch import Measurement, answers, measure
 
@@ -60,12 +60,12 @@ def step(side: int, width: float = 1.0, images: int = 1, padding: str = "paper")
 def layers() -> list[Work]:
     """The 3x3 convolutions of VGG16, and their gradients, as they are in FCN-8s; those of equal shape once."""
     found: dict[tuple, Work] = {}
-    weights = trunk_shapes(1.0)
+    weights = VGG.shapes(1.0)
     for layer, (h, w) in map_sizes("paper", (SIDE, SIDE)).items():
         if not layer.startswith("conv"):
             continue
         weight, first = weights[f"{layer}.weight"], layer == "conv1_1"
-        size, edge = ((SIDE, SIDE), PADDINGS["paper"][0]) if first else ((h, w), 1)
+        size, edge = ((SIDE, SIDE), BORDER) if first else ((h, w), 1)
         for task in LAYER_TASKS:
             if first and task == "input gradient":  # nobody asks for it
                 continue

@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 from tinyfcn import ops
 from tinyfcn.backend import empty_pixels
 from tinyfcn.models import FCN, FCN8s
-from tinyfcn.models.fcn import PADDINGS
-from tinyfcn.models.vgg import BLOCKS, FC6_SIZE
+from tinyfcn.models.fcn import paddings
+from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import BIAS_RATE, SGD
 from tinyfcn.parallel import thread_count
 
@@ -69,15 +69,11 @@ def installed(contender: str) -> bool:
 
 def map_sizes(padding: str, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Height and width of the map that each convolution of an FCN-8s computes from an image of `size`."""
-    first, fc6 = PADDINGS[padding]
-    h, w = (side + 2 * (first - 1) for side in size)
-    sizes: dict[str, tuple[int, int]] = {}
-    for block, (_, convolutions) in enumerate(BLOCKS, 1):
-        sizes |= {f"conv{block}_{k}": (h, w) for k in range(1, convolutions + 1)}
-        h, w = -(-h // 2), -(-w // 2)  # pooling, in ceil mode
-        sizes |= {skip: (h, w) for skip, pool in FCN8s.skips.items() if pool == block}
-    h, w = (side + 2 * fc6 - FC6_SIZE + 1 for side in (h, w))
-    return sizes | dict.fromkeys(("fc6", "fc7", "score_fr"), (h, w))
+    h, w = (VGG.map_sizes(*paddings(VGG, padding), side) for side in size)
+    sizes = {name: (h[name], w[name]) for name in h}
+    skips = {skip: sizes[f"pool{pool}"] for skip, pool in FCN8s.skips.items()}
+    convs = {name: size for name, size in sizes.items() if not name.startswith("pool")}
+    return convs | skips | dict.fromkeys(("fc7", "score_fr"), sizes["fc6"])
 
 
 def arithmetic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
@@ -187,15 +183,15 @@ def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
 
     height, width = map(int, x.shape[2:])
     pools = []
-    for block, (_, convolutions) in enumerate(BLOCKS, 1):
-        for k in range(1, convolutions + 1):
-            x = f.relu_(conv(f"conv{block}_{k}", x, net.first_padding if (block, k) == (1, 1) else 1))
-        x = f.max_pool2d(x, 2, 2, ceil_mode=True)
+    for _, block, convs in net.backbone.padded(net.first_padding):
+        for layer in convs:
+            x = f.relu_(conv(layer.name, x, layer.padding))
+        x = f.max_pool2d(x, block.pool, 2, ceil_mode=True)
         pools.append(x)
     x = f.relu_(conv("fc6", x, net.fc6_padding))
     x = conv("score_fr", f.relu_(conv("fc7", x)))
-    for stride, skip in zip_longest(net.upsamplings.values(), net.skips):
-        kernel = torch.from_numpy(ops.bilinear_weight(1, 2 * stride, net.dtype)).repeat(net.num_classes, 1, 1, 1)
+    for (name, stride), skip in zip_longest(net.upsamplings.items(), net.skips):
+        kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).repeat(net.num_classes, 1, 1, 1)
         x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
         if skip:
             x = _torch_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, choose_device, to_device, to_host
-from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
+from tinyfcn.data import PREPROCESSING, Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
@@ -219,7 +219,7 @@ def initialise(net: FCN, config: Config) -> None:
     description = weights.read_description(source)
     stated, wanted = description.get("preprocessing"), config.preprocessing
     if stated is None and wanted is None:
-        raise InputError(f"{source} does not say how its images are prepared; add --preprocessing caffe or torchvision")
+        raise InputError(f"{source} does not say how its images are prepared; add --preprocessing {' or '.join(PREPROCESSING)}")
     if stated and wanted and stated != wanted:
         raise InputError(f"{source} takes images prepared as for {stated}; --preprocessing {wanted} does not fit it")
     old = FCN_CLASSES.get(description.get("model", ""))
@@ -286,8 +286,7 @@ class Run:
     def save(self) -> None:
         """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old."""
         moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        params = {name: to_host(p) for name, p in self.net.params.items()}
-        weights.write(self.paths.last, params | moments, self.net.description() | self._extra() | {"best": self.best})
+        weights.write(self.paths.last, self.net.tensors() | moments, self.net.description() | self._extra() | {"best": self.best})
 
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""

@@ -1,22 +1,28 @@
-"""Reading and writing parameters: .safetensors and .npz files, each with a description of the network they belong to."""
+"""Reading and writing parameters: .safetensors and .npz files, each with a description of the network they belong to.
+
+Files of other programs are read by `tinyfcn.formats`, and turned into these by `python -m tinyfcn.convert`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import IO, Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from tinyfcn.errors import InputError
+from tinyfcn.formats import DESCRIPTION, Content, Tensor, open_weights
+from tinyfcn.parallel import cut
 
-DESCRIPTION = "tinyfcn"  # key of the description, JSON, in a file's metadata
-CLASSIFIER_WEIGHTS = ("fc6.weight", "fc7.weight")  # which may be flat, (C_out, C_in k k), in the file of a classifier
+CLASSIFIER_WEIGHTS = ("fc6.weight", "fc7.weight", "fc8.weight")  # flat, (C_out, C_in k k), or convolutions, (C_out, C_in, k, k)
+SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16"}  # what it calls the types that are written
+WRITE_BYTES = 1 << 24  # of a tensor that are made contiguous at a time
 
 
 class LoadReport(NamedTuple):
@@ -39,23 +45,65 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def write(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
-    """Write named arrays and a description to PATH.safetensors or PATH.npz, whole or not at all."""
+def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], description: dict[str, Any]) -> None:
+    """Write named arrays and a description to PATH.safetensors or PATH.npz, whole or not at all.
+
+    One tensor after the other: those of a file that is being converted are read when their turn has come.
+    """
     path = Path(path)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise InputError(f"{path}: weights are written as .safetensors or .npz")
+    with replacing(path) as partial:
+        (_write_safetensors if path.suffix == ".safetensors" else _write_npz)(partial, tensors, json.dumps(description))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that becomes `path` in the end; after an error nothing is left of it, and `path` is as it was."""
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    text = json.dumps(description)
     try:
-        if path.suffix == ".safetensors":
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, partial, metadata={DESCRIPTION: text})
-        elif path.suffix == ".npz":
-            np.savez(partial, **tensors | {DESCRIPTION: np.array(text)})  # type: ignore[arg-type]
-        else:
-            raise InputError(f"{path}: weights are written as .safetensors or .npz")
+        yield partial
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray | Tensor], text: str) -> None:
+    """The length of a header, the header, and the values: https://github.com/huggingface/safetensors#format.
+
+    By hand, since the package wants to have all tensors in memory, twice.
+    """
+    header: dict[str, Any] = {"__metadata__": {DESCRIPTION: text}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {"dtype": SAFETENSORS[tensor.dtype.name], "shape": tensor.shape, "data_offsets": (start, end)}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # so that the values are aligned
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor in tensors.values():
+            _write_values(file, _values(tensor))
+
+
+def _write_values(file: IO[bytes], array: np.ndarray) -> None:
+    """Write an array's values in C order, without a second copy of all of them."""
+    array = array.reshape(1) if array.ndim == 0 else array
+    for rows in cut(len(array), -(-array.nbytes // WRITE_BYTES)):
+        file.write(np.ascontiguousarray(array[rows], array.dtype.newbyteorder("<")).data)
+
+
+def _write_npz(path: Path, tensors: Mapping[str, np.ndarray | Tensor], text: str) -> None:
+    with ZipFile(path, "w") as archive:
+        for name, tensor in (tensors | {DESCRIPTION: np.array(text)}).items():  # type: ignore[operator]
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, _values(tensor), allow_pickle=False)
+
+
+def _values(tensor: np.ndarray | Tensor) -> np.ndarray:
+    return tensor.read() if isinstance(tensor, Tensor) else tensor
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -63,31 +111,26 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises InputError where the file is missing, damaged or of another kind.
     """
-    return _read(Path(path), lambda name: True)
+    content = _open(path)
+    return {name: tensor.read() for name, tensor in content.tensors.items()}, content.metadata.get("description", {})
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
     """Return the description alone; raises InputError as `read` does."""
-    return _read(Path(path), lambda name: False)[1]
+    return _open(path).metadata.get("description", {})
 
 
-def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of weights")
-    if path.suffix not in (".safetensors", ".npz"):
-        raise InputError(f"{path}: weights are read from .safetensors and .npz files")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="np") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-                text = (file.metadata() or {}).get(DESCRIPTION, "{}")
-        else:
-            with np.load(path, allow_pickle=False) as archive:
-                tensors = {name: archive[name] for name in archive.files if wanted(name) and name != DESCRIPTION}
-                text = str(archive[DESCRIPTION]) if DESCRIPTION in archive.files else "{}"
-        return tensors, json.loads(text)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, SafetensorError) as error:
-        raise InputError(f"{path}: not a readable file of weights: {error}") from None
+def _open(path: str | Path) -> Content:
+    content = open_weights(path)
+    if content.container not in ("safetensors", "npz"):
+        raise InputError(
+            f"{path}: a {content.container} file; convert it first: python -m tinyfcn.convert {path} OUT.safetensors"
+        )
+    return content
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], prod(shape[1:])
 
 
 def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, partial: bool, source: str | Path) -> LoadReport:
@@ -95,8 +138,7 @@ def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, p
     loaded, kept = [], []
     for name, shape in shapes.items():
         found = tensors[name].shape if name in tensors else None
-        flat = name in CLASSIFIER_WEIGHTS and found == (shape[0], int(np.prod(shape[1:])))
-        if found == shape or flat:
+        if found == shape or (found and name in CLASSIFIER_WEIGHTS and _flat(found) == _flat(shape)):
             loaded.append(name)
         elif partial and (found is None or name.startswith(("score", "upscore"))):
             kept.append(name)

@@ -5,7 +5,7 @@ import pytest
 
 from tinyfcn.models import FCN8s, FCN8sAtOnce, FCN16s, FCN32s
 from tinyfcn.models.alignment import IMAGE, Grid
-from tinyfcn.models.vgg import trunk_grids
+from tinyfcn.models.vgg import VGG
 
 NETS = (FCN32s, FCN16s, FCN8s, FCN8sAtOnce)
 
@@ -36,8 +36,8 @@ def test_crop_offsets_with_same_padding(net, offsets):
 
 
 def test_scores_of_the_32s_lie_at_32_j_plus_12_5():
-    assert trunk_grids(100)[-1].window(7) == Grid(32, 12.5)
-    assert trunk_grids(1)[-1].window(7, padding=3) == Grid(32, 15.5)
+    assert VGG.grids(100)[-1].window(7) == Grid(32, 12.5)
+    assert VGG.grids(1)[-1].window(7, padding=3) == Grid(32, 15.5)
 
 
 def test_alexnet_32s_crops_18():

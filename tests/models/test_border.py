@@ -163,7 +163,7 @@ def test_a_network_is_the_same_with_and_without_stretching(monkeypatch, size):
         asked.append((list(blocks), padding))
         return [padding] * len(blocks), [None] * len(blocks)
 
-    monkeypatch.setattr("tinyfcn.models.vgg.borders", none)
+    monkeypatch.setattr("tinyfcn.models.backbone.borders", none)
     expected = passes(net, x, dscores)
     assert asked == [(VGG16, 100)]
     assert found.keys() == expected.keys() == net.params.keys() | {"scores", "dx"}
@@ -177,6 +177,6 @@ def test_a_network_is_the_same_with_and_without_stretching(monkeypatch, size):
 def test_every_network_gives_the_same_scores_without_stretching(monkeypatch, kind, size):
     net = spread(kind(3, width=1 / 32, padding="paper", dtype=np.float64))
     found = net.forward(draw(1, 3, *size))
-    monkeypatch.setattr("tinyfcn.models.vgg.borders", lambda blocks, padding: ([padding] * 5, [None] * 5))
+    monkeypatch.setattr("tinyfcn.models.backbone.borders", lambda blocks, padding: ([padding] * 5, [None] * 5))
     expected = net.forward(draw(1, 3, *size))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * abs(expected).max())

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfcn import ops
+from tinyfcn.backend import pixels
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
+from tinyfcn.ops import winograd
 
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -20,13 +22,36 @@ def draw(*shape, seed=0, dtype=np.float64):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
 
 
-def agree_with_reference(x, weight, bias, **options):
-    y, cache = ops.conv2d_forward(x, weight, bias, **options)
-    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, **options), **EXACT)
+def without_groups(weight, groups):
+    """The weights of the same convolution without groups, 0 between different groups, and the places of those that are not."""
+    filters, channels = weight.shape[:2]
+    o = np.arange(filters)[:, None]
+    places = o, o * groups // filters * channels + np.arange(channels)
+    full = np.zeros((filters, groups * channels, *weight.shape[2:]))
+    full[places] = weight
+    return full, places
+
+
+def agree_with_reference(x, weight, bias, groups=1, relu=False, **options):
+    full, places = without_groups(weight, groups)
+    y, cache = ops.conv2d_forward(x, weight, bias, groups=groups, relu=relu, **options)
+    expected = reference.conv2d(x, full, bias, **options)
+    passes = expected > 0 if relu else True
+    np.testing.assert_allclose(y, np.where(passes, expected, 0), **EXACT)
     dy = draw(*y.shape, seed=9)
-    expected = reference.conv2d_backward(dy, x, weight, **options)
-    for name, found, wanted in zip(("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, **EXACT, err_msg=name)
+    kept = dy.copy()
+    dx, dweight, dbias = reference.conv2d_backward(np.where(passes, dy, 0), x, full, **options)
+    gradients = ops.conv2d_backward(dy, cache)
+    for name, found, wanted in zip(("dx", "dweight", "dbias"), gradients, (dx, dweight[places], dbias), strict=True):
+        if name == "dbias" and bias is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, wanted, **EXACT, err_msg=name)
+    np.testing.assert_array_equal(dy, kept)
+    nothing, same, _ = ops.conv2d_backward(dy, cache, need_dx=False)
+    assert nothing is None and (same == gradients[1]).all()
+    assert all(pixels(a).flags.c_contiguous for a in (y, gradients[0]))  # they lie pixel by pixel
+    return y
 
 
 @pytest.mark.parametrize(
@@ -59,20 +84,16 @@ def convolutions(draw_from):
     padding = draw_from(st.tuples(st.integers(0, 3), st.integers(0, 3)))
     spans = [(k - 1) * d + 1 for k, d in zip(pairs["kernel"], pairs["dilation"], strict=True)]
     size = [max(1, s - 2 * p) + draw_from(st.integers(0, 4)) for s, p in zip(spans, padding, strict=True)]
-    counts = draw_from(st.tuples(st.integers(0, 2), small, small))
-    return (
-        counts,
-        size,
-        pairs["kernel"],
-        {"stride": pairs["stride"], "padding": padding, "dilation": pairs["dilation"]},
-    )
+    counts = draw_from(st.tuples(st.integers(0, 2), small, small, small))
+    return counts, size, pairs["kernel"], {"stride": pairs["stride"], "padding": padding, "dilation": pairs["dilation"]}
 
 
 @QUICK
 @given(convolutions())
 def test_any_shape_and_option_equals_the_loops(case):
-    (images, channels, filters), size, kernel, options = case
-    agree_with_reference(draw(images, channels, *size), draw(filters, channels, *kernel), draw(filters), **options)
+    (images, channels, filters, groups), size, kernel, options = case
+    weight = draw(groups * filters, channels, *kernel)
+    agree_with_reference(draw(images, groups * channels, *size), weight, draw(len(weight)), groups, **options)
 
 
 @pytest.mark.parametrize("band", [(1, 1), (200, 1), (1, 10**4), (2000, 5)], ids=str)
@@ -103,20 +124,9 @@ def path(request, monkeypatch):
     ids=str,
 )
 def test_relu_and_its_gradient_equal_the_loops(path, kernel, options, with_bias):
-    x, weight, bias = draw(2, 3, 7, 6), draw(4, 3, *kernel), draw(4) if with_bias else None
-    y, cache = ops.conv2d_forward(x, weight, bias, relu=True, **options)
-    expected = reference.conv2d(x, weight, bias, **options)
-    np.testing.assert_allclose(y, np.where(expected > 0, expected, 0), **EXACT)
+    bias = draw(4) if with_bias else None
+    y = agree_with_reference(draw(2, 3, 7, 6), draw(4, 3, *kernel), bias, relu=True, **options)
     assert 0 < (y == 0).sum() < y.size
-    dy = draw(*y.shape, seed=9)
-    kept = dy.copy()
-    wanted = reference.conv2d_backward(np.where(expected > 0, dy, 0), x, weight, **options)
-    for name, a, b in zip(("dx", "dweight", "dbias"), ops.conv2d_backward(dy, cache), wanted, strict=True):
-        if name == "dbias" and not with_bias:
-            assert a is None
-        else:
-            np.testing.assert_allclose(a, b, **EXACT, err_msg=name)
-    np.testing.assert_array_equal(dy, kept)
 
 
 @pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str)
@@ -124,6 +134,68 @@ def test_gradient_check_with_relu(path, options):
     x = np.asfortranarray(draw(2, 3, 7, 5))
     check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), relu=True, **options)
     check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), None, relu=True, **options)
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("groups", "channels", "filters", "kernel", "options"),
+    [
+        (2, 2, 3, (3, 3), {"padding": 1}),
+        (3, 2, 1, (3, 3), {}),
+        (4, 1, 1, (3, 3), {"padding": (1, 0)}),  # "depthwise": each channel by itself
+        (2, 3, 2, (1, 1), {}),
+        (2, 2, 3, (2, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}),
+        (2, 2, 9, (7, 6), {}),  # one output, fewer than filters
+    ],
+    ids=str,
+)
+def test_groups_equal_the_loops_over_weights_that_are_zero_between_groups(
+    path, monkeypatch, groups, channels, filters, kernel, options, batch, relu
+):
+    poison(monkeypatch)
+    x, weight = draw(batch, groups * channels, 7, 6), draw(groups * filters, channels, *kernel)
+    for bias in draw(groups * filters), None:
+        agree_with_reference(x, weight, bias, groups, relu, **options)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("band", [1, 200, 1 << 22])
+def test_bands_and_threads_change_nothing_about_groups(path, monkeypatch, band, threads):
+    for name, value in ("BAND_BYTES", band), ("BAND_COLUMNS", 1), ("SHARED_BYTES", 0):
+        monkeypatch.setattr(f"tinyfcn.ops.conv.{name}", value)
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    x = np.asfortranarray(draw(2, 4, 9, 8))
+    agree_with_reference(x, draw(6, 2, 3, 3), draw(6), groups=2, relu=True, padding=1)
+
+
+def test_gradient_check_with_groups(path):
+    x = np.asfortranarray(draw(2, 6, 7, 5))
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(4, 3, 3, 3), draw(4), groups=2, padding=1)
+    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(9, 2, 3, 2), None, groups=3, stride=2, relu=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-13)])
+def test_large_groups_go_winograd_s_way_and_agree_with_the_plain_one(monkeypatch, dtype, tolerance):
+    x, weight, bias = (draw(*s, dtype=dtype) for s in [(2, 40, 13, 11), (32, 20, 3, 3), (32,)])
+    results = []
+    for path in "plain", "fast":
+        monkeypatch.setenv("TINYFCN_CONV", path)
+        y, cache = ops.conv2d_forward(x, weight, bias, padding=1, groups=2)
+        results.append([y, *ops.conv2d_backward(draw(*y.shape, seed=9, dtype=dtype), cache)])
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_allclose(b / abs(a).max(), a / abs(a).max(), rtol=0, atol=tolerance)
+        assert (a != b).any()  # there are two ways
+
+
+def test_groups_too_small_for_winograd_go_the_plain_way(monkeypatch):
+    monkeypatch.delattr(winograd, "correlate")
+    monkeypatch.delattr(winograd, "correlate_weight_gradient")
+    for channels, filters in (20, 10), (10, 20):  # of each group; together there are enough
+        x, weight = draw(1, 2 * channels, 9, 9), draw(2 * filters, channels, 3, 3)
+        y, cache = ops.conv2d_forward(x, weight, groups=2, padding=1)
+        ops.conv2d_backward(y, cache)
 
 
 # Threads share bands, filters (where bands are few), or input channels (where a sum for each thread would take much memory).
@@ -280,21 +352,17 @@ def call(x=None, weight=None, bias=None, **options):
     ("arguments", "error", "message"),
     [
         ({"x": [[1.0]]}, TypeError, r"conv2d: x and weight: expected a NumPy or CuPy array, got list"),
-        (
-            {"x": draw(1, 3, 5, 5).astype(int)},
-            TypeError,
-            r"all float32 or all float64, but x is int64, weight is float64",
-        ),
+        ({"x": draw(1, 3, 5, 5).astype(int)}, TypeError, r"all float32 or all float64, but x is int64, weight is float64"),
         ({"x": draw(1, 3, 5, 5).astype(np.float16)}, TypeError, r"x is float16"),
         ({"x": draw(1, 3, 5, 5, dtype=np.float32)}, TypeError, r"x is float32, weight is float64"),
         ({"bias": draw(2, dtype=np.float32)}, TypeError, r"bias is float32"),
         ({"x": draw(3, 5, 5)}, ValueError, r"x must have axes \(N, C_in, H, W\), got shape \(3, 5, 5\)"),
-        (
-            {"weight": draw(3, 3)},
-            ValueError,
-            r"weight must have axes \(C_out, C_in, k_h, k_w\), got shape \(3, 3\)",
-        ),
+        ({"weight": draw(3, 3)}, ValueError, r"weight must have axes \(C_out, C_in, k_h, k_w\), got shape \(3, 3\)"),
         ({"weight": draw(2, 4, 3, 3)}, ValueError, r"conv2d: x has 3 channels, weight expects 4"),
+        ({"groups": 2, "weight": draw(2, 2, 3, 3)}, ValueError, r"conv2d: x has 3 channels, weight expects 2 groups of 2"),
+        ({"groups": 3}, ValueError, r"conv2d: groups must divide the 2 filters of weight, got 3"),
+        ({"groups": 0}, ValueError, r"conv2d: groups must be at least 1, got 0"),
+        ({"groups": 1.0}, TypeError, r"conv2d: groups must be an int, got 1.0"),
         ({"weight": draw(0, 3, 3, 3)}, ValueError, r"no empty axis, got shape \(0, 3, 3, 3\)"),
         ({"weight": draw(2, 3, 0, 3)}, ValueError, r"no empty axis, got shape \(2, 3, 0, 3\)"),
         ({"bias": draw(3)}, ValueError, r"bias must have shape \(2,\), got \(3,\)"),

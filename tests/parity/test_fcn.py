@@ -8,15 +8,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from parity.torch_fcn import TorchFCN, TorchVGG, Trainer, loss_of, optimiser_of, with_params  # noqa: E402
+from parity.torch_fcn import TorchAlexNet, TorchFCN, TorchVGG, Trainer, loss_of, optimiser_of, with_params  # noqa: E402
 
 from tinyfcn import ops  # noqa: E402
 from tinyfcn.data import Shapes, VOCSegmentation, normalise  # noqa: E402
-from tinyfcn.models import FCNS, VGG16  # noqa: E402
+from tinyfcn.models import FCNS, VGG16, AlexNet, CaffeNet  # noqa: E402
 from tinyfcn.optim import SCHEDULES  # noqa: E402
 from tinyfcn.trainer import Config, build_optimiser, make_batch, train_step  # noqa: E402
 
 CLASSES, WIDTH = 4, 1 / 32
+ALEXNETS = {"fcn32s-alexnet": "alexnet", "fcn32s-caffenet": "caffenet"}
 
 
 def randomised(net):
@@ -66,6 +67,8 @@ def batch(height, width, dtype=np.float64):
 def build(model, padding, learn_upsampling="none", dtype=np.float64, classes=CLASSES, width=WIDTH):
     options = {"padding": padding, "learn_upsampling": learn_upsampling}
     net = FCNS[model](classes, width, dropout=0.0, dtype=dtype, **options)
+    if model in ALEXNETS:
+        return net, TorchAlexNet(ALEXNETS[model], classes, width, padding)
     return net, TorchFCN(model, classes, width, **options)
 
 
@@ -99,7 +102,18 @@ def test_scores_of_sizes_at_the_edge(model, padding, size):
     net, twin = build(model, padding)
     with_params(twin, randomised(net).params)
     x, _ = batch(*size)
+    if model in ALEXNETS and padding == "same" and min(size) < 35:
+        with pytest.raises(ValueError, match=r"images must have at least (35|39)x"):
+            net.forward(x)
+        x, _ = batch(*(max(side, 39) for side in size))
     close(net.forward(x), twin(torch.tensor(x)), 1e-10, "scores")
+
+
+@pytest.mark.parametrize("kind, size", [(AlexNet, 224), (CaffeNet, 227)])
+def test_alexnet(kind, size):
+    net = randomised(kind(CLASSES, WIDTH, dropout=0.0, dtype=np.float64))
+    x, _ = batch(size, size)
+    agree(net, TorchAlexNet(kind.__name__.lower(), CLASSES, WIDTH), x, np.array([3, 1]), tolerance=1e-10)
 
 
 def test_vgg16():

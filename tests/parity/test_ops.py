@@ -63,6 +63,55 @@ def test_conv2d(dtype, size, kernel, options):
 
 
 @both_dtypes
+@pytest.mark.parametrize("path", ["plain", "fast"])
+@pytest.mark.parametrize(
+    ("groups", "channels", "filters", "kernel", "options"),
+    [
+        (2, 5, 4, (5, 5), {"padding": 2}),  # as AlexNet's conv2
+        (2, 18, 17, (3, 3), {"padding": 1}),  # as its conv4 and conv5
+        (3, 2, 1, (3, 2), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}),
+        (6, 1, 1, (3, 3), {"padding": 1}),
+        (2, 4, 3, (1, 1), {}),
+    ],
+    ids=str,
+)
+def test_conv2d_in_groups(monkeypatch, dtype, path, groups, channels, filters, kernel, options):
+    monkeypatch.setenv("TINYFCN_CONV", path)
+    agree(
+        dtype,
+        lambda x, w, b: ops.conv2d_forward(x, w, b, groups=groups, **options),
+        ops.conv2d_backward,
+        lambda x, w, b: functional.conv2d(x, w, b, groups=groups, **options),
+        draw(2, groups * channels, 12, 11),
+        draw(groups * filters, channels, *kernel),
+        draw(groups * filters),
+    )
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(2, 9, 6, 5), (2, 3, 4, 4), (2, 7, 6)], ids=str)
+@pytest.mark.parametrize(
+    ("scale", "size", "options"),
+    [
+        (30, 5, {}),  # with the defaults, small entries stay almost as they are
+        (1, 5, {"alpha": 2.0, "beta": 0.75, "k": 2.0}),
+        (1, 3, {"alpha": 0.5, "beta": 1.5, "k": 0.3}),
+        (1, 1, {"alpha": 1.0}),
+        (1, 9, {"alpha": 1.0, "beta": 0.5}),
+    ],
+    ids=str,
+)
+def test_local_response_norm(dtype, shape, scale, size, options):
+    agree(
+        dtype,
+        lambda x: ops.local_response_norm_forward(x, size, **options),
+        ops.local_response_norm_backward,
+        lambda x: functional.local_response_norm(x, size, **options),
+        scale * draw(*shape),
+    )
+
+
+@both_dtypes
 @pytest.mark.parametrize(
     ("kernel", "options"),
     [

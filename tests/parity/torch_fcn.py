@@ -118,6 +118,50 @@ class TorchFCN(Trunk):
         return skip + up[:, :, c : c + skip.shape[2], c : c + skip.shape[3]]
 
 
+class TorchAlexNet(nn.Module):
+    """torchvision's AlexNet ("alexnet") or CaffeNet ("caffenet"), without dropout: the classifier, or with `padding` FCN-32s."""
+
+    def __init__(self, model, classes, width=1.0, padding=None):
+        super().__init__()
+        caffe = model == "caffenet"
+        c1, c2, c3, c4, c5, hidden = (
+            2 * round(c * width / 2) for c in ((96, 256, 384, 384, 256, 4096) if caffe else (64, 192, 384, 256, 256, 4096))
+        )
+        groups = 2 if caffe else 1
+        first = 100 if padding == "paper" else 0 if caffe else 2
+        self.conv1 = nn.Conv2d(3, c1, 11, 4, padding=first)
+        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=groups)
+        self.conv3 = nn.Conv2d(c2, c3, 3, padding=1)
+        self.conv4 = nn.Conv2d(c3, c4, 3, padding=1, groups=groups)
+        self.conv5 = nn.Conv2d(c4, c5, 3, padding=1, groups=groups)
+        self.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0) if caffe else nn.Identity()
+        self.padding = padding
+        if padding is None:
+            self.fc6, self.fc7, self.fc8 = nn.Linear(36 * c5, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)
+        else:
+            self.fc6 = nn.Conv2d(c5, hidden, 6, padding={"paper": 0, "same": 3}[padding])
+            self.fc7, self.score_fr = nn.Conv2d(hidden, hidden, 1), nn.Conv2d(hidden, classes, 1)
+            self.upscore32 = nn.ConvTranspose2d(classes, classes, 63, 32, bias=False)
+            self.upscore32.weight.data = bilinear(classes, 63)
+            self.upscore32.weight.requires_grad = False
+            self.crop = 18 if padding == "paper" else 14 if caffe else 16
+
+    def forward(self, x):
+        relu = functional.relu
+        height, width = x.shape[2:]
+
+        def pool(x):
+            return functional.max_pool2d(x, 3, 2, ceil_mode=True)
+
+        x = self.norm(pool(relu(self.conv1(x))))
+        x = self.norm(pool(relu(self.conv2(x))))
+        x = pool(relu(self.conv5(relu(self.conv4(relu(self.conv3(x)))))))
+        if self.padding is None:
+            return self.fc8(relu(self.fc7(relu(self.fc6(x.flatten(1))))))
+        x = self.upscore32(self.score_fr(relu(self.fc7(relu(self.fc6(x))))))
+        return x[:, :, self.crop : self.crop + height, self.crop : self.crop + width]
+
+
 def bilinear(classes, size):
     """The published `upsample_filt`, from each class to itself."""
     factor = (size + 1) // 2

@@ -1,7 +1,7 @@
 """FCN-32s, FCN-16s, FCN-8s, and FCN-8s trained at once (Long, Shelhamer and Darrell, 2015, section 4 and figure 3).
 
-The trunk is VGG16 with its fully connected layers turned into convolutions: fc6 is 7x7, fc7 and the scores are 1x1. Its
-scores lie 32 pixels apart. The skip architecture refines them in seven steps:
+The trunk is VGG16 (for FCN-32s also AlexNet) with its fully connected layers turned into convolutions: fc6 is 7x7, fc7 and the
+scores are 1x1. Its scores lie 32 pixels apart. The skip architecture refines them in seven steps:
 
     (1) score conv7, upsample x2        (4) upsample x2
     (2) score pool4                     (5) score pool3
@@ -14,7 +14,8 @@ place of the image, which takes a crop; by how much follows from `tinyfcn.models
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from itertools import count, zip_longest
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,23 +23,29 @@ import numpy as np
 
 from tinyfcn import ops
 from tinyfcn.backend import Array, array_module
+from tinyfcn.errors import InputError
+from tinyfcn.models.alexnet import ALEXNET, CAFFENET
 from tinyfcn.models.alignment import IMAGE
+from tinyfcn.models.backbone import Backbone, trunk_backward, trunk_forward
 from tinyfcn.models.network import Network
-from tinyfcn.models.vgg import (
-    BLOCKS,
-    FC6_SIZE,
-    FULLY_CONNECTED,
-    scaled,
-    trunk_backward,
-    trunk_forward,
-    trunk_grids,
-    trunk_shapes,
-)
+from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import Update
+from tinyfcn.weights import LoadReport
 
-# Padding of conv1_1 and of fc6. "paper": 100 pixels on every side, so that fc6, which shrinks its map by 6, has
-# something to work on for any image. "same": every convolution keeps its map's size, at a fraction of the arithmetic.
-PADDINGS = {"paper": (100, 0), "same": (1, FC6_SIZE // 2)}
+PADDINGS = ("paper", "same")
+BORDER = 100  # pixels of zeros around the image in the paper's networks
+
+
+def paddings(backbone: Backbone, padding: str) -> tuple[int, int]:
+    """Padding of the first convolution and of fc6.
+
+    "paper": 100 pixels on every side, so that fc6, which shrinks its map by 6, has something to work on for any image. "same":
+    the first convolution as in the classifier, and fc6 keeps its map's size (for an even kernel, one more), at a fraction of
+    the arithmetic.
+    """
+    return {"paper": (BORDER, 0), "same": (backbone.convs[0].padding, backbone.fc6 // 2)}[padding]
+
+
 LEARN_UPSAMPLING = ("none", "skip", "all")
 
 
@@ -47,7 +54,7 @@ class FCN(Network):
 
     num_classes       C, with the background
     width             scales every hidden channel count; 1.0 is the paper's
-    padding           "paper" or "same", see PADDINGS; the same weights serve both
+    padding           "paper" or "same", see `paddings`; the same weights serve both
     dropout           rate after fc6 and fc7, entry by entry, while training
     learn_upsampling  "none" fixes all upsampling to bilinear (the authors' published files); "skip" learns the x2 layers and
                       fixes the last (the paper's text); "all" learns the last one too
@@ -57,7 +64,8 @@ class FCN(Network):
     as the bilinear ones.
     """
 
-    upsamplings: dict[str, int]  # name -> stride of the upsampling layers, in order; the kernel is twice the stride
+    backbone: Backbone = VGG
+    upsamplings: dict[str, int]  # name -> stride of the upsampling layers, in order
     skips: dict[str, int] = {}  # name of a skip's score layer -> number of the pooling layer that it scores
     scales: dict[str, float] = {}  # ... -> constant that the pooling layer's output is multiplied with
 
@@ -85,39 +93,46 @@ class FCN(Network):
             raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
         self.num_classes, self.width, self.padding, self.rate = num_classes, width, padding, dropout
         self.learn_upsampling, self.freeze_trunk = learn_upsampling, freeze_trunk
-        self.first_padding, self.fc6_padding = PADDINGS[padding]
-        self.offsets = self._crop_offsets()
+        self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
+        self.kernels, self.offsets = self.align(padding)
+        layers = list(self.upsamplings)
+        learned = {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]
+        shapes = self.shapes(num_classes, width)
+        drawn = {name: shape for name, shape in shapes.items() if not name.startswith("upscore")}
+        super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
+        for layer in learned:
+            self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)
 
-        hidden = scaled(FULLY_CONNECTED, width)
-        shapes = trunk_shapes(width) | {
-            "fc6.weight": (hidden, scaled(BLOCKS[-1][0], width), FC6_SIZE, FC6_SIZE),
-            "fc6.bias": (hidden,),
-            "fc7.weight": (hidden, hidden, 1, 1),
-            "fc7.bias": (hidden,),
-        }
-        scored = {"score_fr": hidden} | {skip: scaled(BLOCKS[pool - 1][0], width) for skip, pool in self.skips.items()}
+    @classmethod
+    def shapes(cls, num_classes: int, width: float) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all weights and biases, also of upsampling layers that are fixed."""
+        shapes = cls.backbone.shapes(width)
+        scored = {"score_fr": shapes["fc7.weight"][0]}
+        scored |= {skip: cls.backbone.pool_channels(pool, width) for skip, pool in cls.skips.items()}
         for score, channels in scored.items():
             shapes |= {f"{score}.weight": (num_classes, channels, 1, 1), f"{score}.bias": (num_classes,)}
-        super().__init__(shapes, seed=seed, dtype=dtype, xp=xp)
-        layers = list(self.upsamplings)
-        for layer in {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]:
-            self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, 2 * self.upsamplings[layer], self.dtype, xp)
+        kernels, _ = cls.align("paper")
+        return shapes | {f"{layer}.weight": (num_classes, num_classes, kernel, kernel) for layer, kernel in kernels.items()}
 
-    def _crop_offsets(self) -> dict[str, int]:
-        """By how much to crop each skip's scores, and in the end the upsampled ones ("score"), so that they align.
+    @classmethod
+    def align(cls, padding: str) -> tuple[dict[str, int], dict[str, int]]:
+        """The size of each upsampling layer's kernel, and by how much to crop each skip's scores, and in the end ("score") all.
 
-        Where an offset is negative, the upsampled scores begin first, and are the ones to crop, by as much.
+        A kernel is twice the stride, and one less where the scores' centres lie on pixels and not between them. Where an offset
+        is negative, the upsampled scores begin first, and are the ones to crop, by as much.
         """
-        pools = trunk_grids(self.first_padding)
-        grid = pools[-1].window(FC6_SIZE, padding=self.fc6_padding)  # of conv7 and its scores
-        offsets = {}
-        for stride, skip in zip_longest(self.upsamplings.values(), self.skips):
-            grid = grid.upsample(2 * stride, stride)
+        first_padding, fc6_padding = paddings(cls.backbone, padding)
+        pools = cls.backbone.grids(first_padding)
+        grid = pools[-1].window(cls.backbone.fc6, padding=fc6_padding)  # of conv7 and its scores
+        kernels, offsets = {}, {}
+        for (name, stride), skip in zip_longest(cls.upsamplings.items(), cls.skips):
+            kernels[name] = 2 * stride - (grid.start % 1 == 0)
+            grid = grid.upsample(kernels[name], stride)
             if skip is not None:
-                pool = pools[self.skips[skip] - 1]
+                pool = pools[cls.skips[skip] - 1]
                 offsets[skip] = pool.offset_to(grid)
                 grid = grid if offsets[skip] >= 0 else pool
-        return offsets | {"score": grid.offset_to(IMAGE)}
+        return kernels, offsets | {"score": grid.offset_to(IMAGE)}
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Scores (N, num_classes, H, W) of images x (N, 3, H, W), of any height and width.
@@ -139,6 +154,28 @@ class FCN(Network):
     def learned(self) -> dict[str, Array]:
         return {name: p for name, p in self.params.items() if not self.freeze_trunk or name.startswith(("score", "upscore"))}
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """As published: upsampling layers are there with their weights, also those that are fixed and no parameters here."""
+        fixed = {f"{layer}.weight": kernel for layer, kernel in self.kernels.items() if f"{layer}.weight" not in self.params}
+        names = {name: self.published.get(name, name) for name in fixed}
+        bilinear = {names[name]: ops.bilinear_weight(self.num_classes, kernel, self.dtype) for name, kernel in fixed.items()}
+        return super().tensors() | bilinear
+
+    def assign(
+        self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
+    ) -> LoadReport:
+        """See `Network.assign`. Upsampling layers that are fixed here must be bilinear in the file too, unless `partial`."""
+        used = {}
+        for name, tensor in tensors.items():
+            learned = self.params.keys() | {self.published.get(parameter) for parameter in self.params}
+            if not name.startswith("upscore") or name in learned:
+                used[name] = tensor
+            elif not is_bilinear(tensor):
+                if not partial:
+                    raise InputError(f"{source}: {name} is not bilinear: it belongs to a network that learns its upsampling")
+                used[name] = tensor  # for the report
+        return super().assign(used, description, source=source, partial=partial)
+
     def predict(self, x: Array) -> Array:
         """The class with the largest score at every pixel, (N, H, W) uint8."""
         return self.forward(x).argmax(axis=1).astype(np.uint8)
@@ -153,27 +190,41 @@ class FCN(Network):
 
     # The trunk, from the image to conv7
 
-    def _trunk(self, x: Array, training: bool) -> tuple[Array, Array, Array]:
-        """Run conv1_1 to conv7; returns (pool3, pool4, conv7)."""
+    def _trunk(self, x: Array, training: bool) -> tuple[list[Array], Array]:
+        """Run the first convolution to conv7; returns ([pool1, pool2, ...], conv7)."""
         self._start(x, training)
+        self._check_size(x)
         self._image_size = x.shape[2:]
         kept = self._caches
         if self.freeze_trunk:
             self._caches = None  # no gradient goes below the scores: nothing to keep
-        _, _, pool3, pool4, pool5 = trunk_forward(self, x, self.first_padding)
-        conv6 = self.conv("fc6", pool5, padding=self.fc6_padding, relu=True)
+        pools = trunk_forward(self, self.backbone, x, self.first_padding)
+        conv6 = self.conv("fc6", pools[-1], padding=self.fc6_padding, relu=True)
         conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.rate), relu=True)
         conv7 = self.dropout("drop7", conv7, self.rate)
         self._caches = kept
-        return pool3, pool4, conv7
+        return pools, conv7
+
+    def _check_size(self, x: Array) -> None:
+        """Raise ValueError for images so small that nothing is left of them in some layer."""
+        if all(min(self._map_sizes(side).values()) > 0 for side in x.shape[2:]):
+            return
+        least = next(side for side in count(1) if min(self._map_sizes(side).values()) > 0)
+        raise ValueError(
+            f"{type(self).__name__}: with padding {self.padding!r} images must have at least {least}x{least} pixels, "
+            f"got {x.shape[2]}x{x.shape[3]}"
+        )
+
+    def _map_sizes(self, side: int) -> dict[str, int]:
+        return self.backbone.map_sizes(self.first_padding, self.fc6_padding, side)
 
     def _trunk_backward(self, dconv7: Array, dpools: dict[int, Array], need_dx: bool) -> Array | None:
         """Run conv7 up to conv1_1, from the gradients that reach conv7 and the pooling layers."""
         if self.freeze_trunk:
             return None
         dconv6 = self.conv_backward("fc7", self.dropout_backward("drop7", dconv7))
-        dpool5 = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6))
-        return trunk_backward(self, dpools | {5: dpool5}, need_dx)
+        dpool = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6))
+        return trunk_backward(self, self.backbone, dpools | {len(self.backbone.blocks): dpool}, need_dx)
 
     # The pieces of the seven steps
 
@@ -190,7 +241,7 @@ class FCN(Network):
         stride = self.upsamplings[name]
         if f"{name}.weight" in self.params:
             return self._apply(name, ops.conv_transpose2d_forward, x, self.params[f"{name}.weight"], stride=stride)
-        return self._apply(name, ops.upsample_bilinear_forward, x, 2 * stride, stride)
+        return self._apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride)
 
     def _upsample_backward(self, name: str, dy: Array) -> Array:
         if f"{name}.weight" in self.params:
@@ -216,7 +267,7 @@ class FCN(Network):
             up = self._upsample(name, x)
             return self._apply("crop", lambda: (up[window], (window, up.shape)))
         stride = self.upsamplings[name]
-        return self._apply(name, ops.upsample_bilinear_forward, x, 2 * stride, stride, window[1:])
+        return self._apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, window[1:])
 
     def _upsample_to_image_backward(self, name: str, dy: Array) -> Array:
         return self._upsample_backward(name, _uncrop(dy, *self._cache("crop")) if f"{name}.weight" in self.params else dy)
@@ -240,13 +291,21 @@ def _uncrop(dy: Array, crop: Any, shape: tuple[int, ...]) -> Array:
     return dx
 
 
+def is_bilinear(weight: np.ndarray) -> bool:
+    """Whether this is the weight of a bilinear upsampling layer, class to class, up to rounding."""
+    if weight.ndim != 4 or weight.shape[0] != weight.shape[1] or weight.shape[2] != weight.shape[3]:
+        return False
+    return np.allclose(weight, ops.bilinear_weight(len(weight), weight.shape[2]), rtol=0, atol=1e-5)
+
+
 class FCN32s(FCN):
     """Scores of conv7, upsampled 32 times."""
 
     upsamplings = {"upscore32": 32}
+    published = {"upscore32.weight": "upscore.weight"}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        _, _, conv7 = self._trunk(x, training)
+        _, conv7 = self._trunk(x, training)
         score = self._score("score_fr", conv7)
         return self._upsample_to_image("upscore32", score)
 
@@ -264,7 +323,7 @@ class FCN16s(FCN):
     skips = {"score_pool4": 4}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        _, pool4, conv7 = self._trunk(x, training)
+        (_, _, _, pool4, _), conv7 = self._trunk(x, training)
         up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
         skip = self._score("score_pool4", pool4)  # (2)
         fused = self._add("score_pool4", skip, up)  # (3)
@@ -286,7 +345,7 @@ class FCN8s(FCN):
     skips = {"score_pool4": 4, "score_pool3": 3}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        pool3, pool4, conv7 = self._trunk(x, training)
+        (_, _, pool3, pool4, _), conv7 = self._trunk(x, training)
         up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
         skip = self._score("score_pool4", pool4)  # (2)
         fused = self._add("score_pool4", skip, up)  # (3)
@@ -315,3 +374,15 @@ class FCN8sAtOnce(FCN8s):
     """
 
     scales = {"score_pool4": 0.01, "score_pool3": 0.0001}
+
+
+class FCN32sAlexNet(FCN32s):
+    """FCN-32s on the AlexNet of one tower."""
+
+    backbone = ALEXNET
+
+
+class FCN32sCaffeNet(FCN32s):
+    """FCN-32s on CaffeNet: the paper's FCN-AlexNet."""
+
+    backbone = CAFFENET

@@ -26,6 +26,7 @@ class Network:
     params: dict[str, Array]
     grads: dict[str, Array]
     _keep: Update  # where the backward pass puts the gradient of a parameter
+    published: dict[str, str] = {}  # parameters that have another name in published files
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
@@ -80,9 +81,9 @@ class Network:
         assert self._caches is not None
         return self._caches.pop(name)
 
-    def conv(self, name: str, x: Array, padding: int = 0, relu: bool = False) -> Array:
-        weight, bias = self.params[f"{name}.weight"], self.params[f"{name}.bias"]
-        return self._apply(name, ops.conv2d_forward, x, weight, bias, padding=padding, relu=relu)
+    def conv(self, name: str, x: Array, **options: Any) -> Array:
+        """A convolution; for the options, such as padding and relu, see `conv2d_forward`."""
+        return self._apply(name, ops.conv2d_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], **options)
 
     def conv_backward(self, name: str, dy: Array, need_dx: bool = True) -> Array:
         dx, dweight, dbias = ops.conv2d_backward(dy, self._cache(name), need_dx=need_dx)
@@ -113,12 +114,19 @@ class Network:
         assert self._caches is not None
         return ops.dropout_backward(dy, self._cache(name)) if name in self._caches else dy
 
-    def pool(self, name: str, x: Array) -> Array:
-        """2x2 max pooling at stride 2, in ceil mode: every size from 1x1 up has an output, and no pixel is left out."""
-        return self._apply(name, ops.max_pool2d_forward, x, 2, stride=2, ceil_mode=True)
+    def pool(self, name: str, x: Array, kernel: int = 2) -> Array:
+        """Max pooling at stride 2, in ceil mode: no pixel is left out, and with 2x2 every size from 1x1 up has an output."""
+        return self._apply(name, ops.max_pool2d_forward, x, kernel, stride=2, ceil_mode=True)
 
     def pool_backward(self, name: str, dy: Array) -> Array:
         return ops.max_pool2d_backward(dy, self._cache(name))
+
+    def normalise(self, name: str, x: Array) -> Array:
+        """Local response normalisation with AlexNet's constants."""
+        return self._apply(name, ops.local_response_norm_forward, x, 5, alpha=1e-4, beta=0.75, k=1.0)
+
+    def normalise_backward(self, name: str, dy: Array) -> Array:
+        return ops.local_response_norm_backward(dy, self._cache(name))
 
     def stretch(self, name: str, x: Array, image_size: tuple[int, int], how: Stretch) -> Array:
         return self._apply(name, stretch, x, image_size, how)
@@ -134,9 +142,13 @@ class Network:
         """What, besides the parameters, it takes to build this network again; travels with saved weights."""
         return {"model": type(self).__name__, "preprocessing": self.preprocessing}
 
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What is saved: the parameters, on the host, under their published names."""
+        return {self.published.get(name, name): to_host(p) for name, p in self.params.items()}
+
     def save(self, path: str | Path, **extra: Any) -> None:
         """Write the parameters, `description()` and `extra` to a .safetensors or .npz file."""
-        weights.write(path, {name: to_host(p) for name, p in self.params.items()}, self.description() | extra)
+        weights.write(path, self.tensors(), self.description() | extra)
 
     def load(self, path: str | Path, *, partial: bool = False) -> weights.LoadReport:
         """Read parameters from a .safetensors or .npz file by name; returns which were loaded and which were not.
@@ -154,6 +166,8 @@ class Network:
         self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
     ) -> weights.LoadReport:
         """Take over tensors that have been read already, from a file called `source` in messages; see `load`."""
+        own = {there: here for here, there in self.published.items()}
+        tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
         report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)

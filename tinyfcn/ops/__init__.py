@@ -10,6 +10,7 @@ from tinyfcn.ops.activation import dropout_backward, dropout_forward, relu_backw
 from tinyfcn.ops.conv import conv2d_backward, conv2d_forward
 from tinyfcn.ops.linear import linear_backward, linear_forward
 from tinyfcn.ops.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from tinyfcn.ops.norm import local_response_norm_backward, local_response_norm_forward
 from tinyfcn.ops.pool import max_pool2d_backward, max_pool2d_forward
 from tinyfcn.ops.upsample import (
     bilinear_weight,
@@ -29,6 +30,8 @@ __all__ = [
     "dropout_forward",
     "linear_backward",
     "linear_forward",
+    "local_response_norm_backward",
+    "local_response_norm_forward",
     "max_pool2d_backward",
     "max_pool2d_forward",
     "relu_backward",

@@ -21,6 +21,9 @@ X repeats each input k_h k_w times, which is too much to hold for a large image 
 So all three products go band by band: a few rows of outputs at a time, whose columns stay in the processor's cache, where bias
 and ReLU are applied too. Bands run on several threads; see `tinyfcn.parallel`.
 
+In g groups (Krizhevsky et al., 2012), filters and input channels are each cut into g equal parts, and the filters of the k-th
+part see the inputs of the k-th part only: g convolutions side by side, over slices of the channels.
+
 3x3 kernels at stride 1, which do nearly all of VGG's work, take the shorter way of `tinyfcn.ops.winograd` where it is faster.
 The environment variable TINYFCN_CONV=plain sends them here as well.
 """
@@ -81,23 +84,28 @@ def conv2d_forward(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
     relu: bool = False,
 ) -> tuple[Array, tuple]:
-    """Convolve x (N, C_in, H, W) with weight (C_out, C_in, k_h, k_w), add bias (C_out,), and take max(y, 0) if `relu`.
+    """Convolve x (N, C_in, H, W) with weight (C_out, C_in / groups, k_h, k_w), add bias (C_out,), take max(y, 0) if `relu`.
 
     Returns y (N, C_out, H_out, W_out) with H_out = floor((H + 2 p - d (k_h - 1) - 1) / s) + 1, likewise W_out, and a
     cache of references to x and weight, and to y if `relu`, for `conv2d_backward`: the columns are cheaper to gather again
     than to keep. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_pixels`.
 
     Arrays are all float32 or all float64 and of one module. Raises TypeError for other dtypes or mixed modules, and
-    ValueError for shapes that do not fit, or a kernel larger than the padded input.
+    ValueError for shapes that do not fit, `groups` that do not divide C_out, or a kernel larger than the padded input.
     """
     op = "conv2d"
     xp = _check.arrays(op, {"bias": bias}, x=x, weight=weight)
     _check.ndim(op, "x", x, "N, C_in, H, W")
     _check.ndim(op, "weight", weight, "C_out, C_in, k_h, k_w")
-    if x.shape[1] != weight.shape[1]:
-        raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {weight.shape[1]}")
+    groups = _check.integer(op, "groups", groups, 1)
+    if len(weight) % groups:
+        raise ValueError(f"{op}: groups must divide the {len(weight)} filters of weight, got {groups}")
+    if x.shape[1] != groups * weight.shape[1]:
+        expected = f"{groups} groups of {weight.shape[1]}" if groups > 1 else weight.shape[1]
+        raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {expected}")
     if bias is not None:
         _check.shape(op, "bias", bias, (weight.shape[0],))
     geometry = window_geometry(op, weight, stride, padding, dilation)
@@ -108,11 +116,13 @@ def conv2d_forward(
             f"x of {x.shape[2:]} padded by {geometry.padding}"
         )
     y = empty_pixels(xp, (len(x), len(weight), *size), x.dtype)
-    if _takes_winograd(weight, geometry, size):
-        winograd.correlate(x, weight, geometry.padding, y, bias=bias, relu=relu)
-    else:
-        correlate(x, weight, geometry, y, bias, relu)
-    return y, (x, weight, bias is not None, geometry, y if relu else None)
+    fast = _takes_winograd(weight, geometry, size, groups)
+    for x_k, w_k, b_k, y_k in _side_by_side(groups, (x, 1), (weight, 0), (bias, 0), (y, 1)):
+        if fast:
+            winograd.correlate(x_k, w_k, geometry.padding, y_k, bias=b_k, relu=relu)
+        else:
+            correlate(x_k, w_k, geometry, y_k, b_k, relu)
+    return y, (x, weight, bias is not None, geometry, groups, y if relu else None)
 
 
 def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -122,29 +132,41 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
     The formulas are derived at the top of this file; with ReLU, dy counts as 0 wherever y is 0. Raises ValueError where dy
     has not y's shape.
     """
-    x, weight, has_bias, geometry, y = cache
+    x, weight, has_bias, geometry, groups, y = cache
     xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
-    dx = None
-    if _takes_winograd(weight, geometry, dy.shape[2:]):
-        dweight, dbias = winograd.correlate_weight_gradient(dy, x, geometry.padding, gate=y)
-        if need_dx:  # each input collects what the windows around it ask for: a convolution with the kernel turned round
-            dx = empty_pixels(xp, x.shape, x.dtype)
-            turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
-            winograd.correlate(dy, turned, tuple(2 - p for p in geometry.padding), dx, gate=y)
-    else:
-        dweight, dbias = correlate_weight_gradient(dy, x, geometry, weight.shape, gate=y)
-        if need_dx:
-            dx = correlate_input_gradient(dy, weight, geometry, x.shape, gate=y)
+    fast = _takes_winograd(weight, geometry, dy.shape[2:], groups)
+    dx = (empty_pixels if fast else zero_pixels)(xp, x.shape, x.dtype) if need_dx else None
+    found = []
+    for dy_k, x_k, w_k, y_k, dx_k in _side_by_side(groups, (dy, 1), (x, 1), (weight, 0), (y, 1), (dx, 1)):
+        if fast:
+            found.append(winograd.correlate_weight_gradient(dy_k, x_k, geometry.padding, gate=y_k))
+            if need_dx:  # each input collects what the windows around it ask for: a convolution with the kernel turned round
+                turned = w_k[:, :, ::-1, ::-1].swapaxes(0, 1)
+                winograd.correlate(dy_k, turned, tuple(2 - p for p in geometry.padding), dx_k, gate=y_k)
+        else:
+            found.append(correlate_weight_gradient(dy_k, x_k, geometry, w_k.shape, gate=y_k))
+            if need_dx:
+                add_input_gradient(dy_k, w_k, geometry, dx_k, gate=y_k)
+    dweight, dbias = found[0] if groups == 1 else (xp.concatenate(parts) for parts in zip(*found, strict=True))
     return dx, dweight, dbias if has_bias else None
 
 
-def _takes_winograd(weight: Array, geometry: Geometry, size: tuple[int, int]) -> bool:
+def _side_by_side(groups: int, *arrays: tuple[Array | None, int]) -> Iterator[tuple]:
+    """For each group, its slice of every (array, axis that counts channels or filters): a view, or None of None."""
+    if groups == 1:
+        return iter([tuple(array for array, _ in arrays)])
+    slices = ([None] * groups if array is None else array_module(array).split(array, groups, axis) for array, axis in arrays)
+    return zip(*slices, strict=True)
+
+
+def _takes_winograd(weight: Array, geometry: Geometry, size: tuple[int, int], groups: int) -> bool:
     path = os.environ.get("TINYFCN_CONV", "fast")
     if path not in ("fast", "plain"):
         raise InputError(f"TINYFCN_CONV must be fast or plain, got {path!r}")
-    wide_enough = min(weight.shape[:2]) >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS
-    return path == "fast" and wide_enough and geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    channels = min(len(weight) // groups, weight.shape[1])  # a group's outputs, and its inputs
+    large_enough = channels >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS
+    return path == "fast" and large_enough and geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
 
 
 def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geometry:
@@ -159,7 +181,10 @@ def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geomet
 
 
 def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
-    """Write y = W X + b into y, and max(y, 0) if `relu`, band by band; y lies pixel by pixel."""
+    """Write y = W X + b into y, and max(y, 0) if `relu`, band by band.
+
+    y lies pixel by pixel, or is a slice of the channels of an array that does: either way, a band of it is a matrix, not a copy.
+    """
     xp = array_module(x, weight)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
@@ -184,12 +209,18 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
 def correlate_input_gradient(
     dy: Array, weight: Array, geometry: Geometry, x_shape: tuple[int, ...], gate: Array | None = None
 ) -> Array:
-    """Return dx: dX = W^T dy, every entry added to where `_gather` took it from; for `gate` see `_outputs`.
+    """Return dx, for x of this shape; for `gate` see `_outputs`."""
+    dx = zero_pixels(array_module(dy, weight), x_shape, dy.dtype)
+    add_input_gradient(dy, weight, geometry, dx, gate)
+    return dx
+
+
+def add_input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
+    """Add dX = W^T dy to dx, every entry to where `_gather` took it from; for `gate` see `_outputs`.
 
     Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
     xp = array_module(dy, weight)
-    dx = zero_pixels(xp, x_shape, dy.dtype)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
     taps = geometry.kernel[0] * geometry.kernel[1]
 
@@ -201,7 +232,6 @@ def correlate_input_gradient(
                 _scatter(columns, dx[:, channels], rows, geometry, dy.shape[3])
 
     parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
-    return dx
 
 
 def correlate_weight_gradient(

@@ -1,0 +1,122 @@
+"""`python -m tinyfcn.convert SOURCE OUT`: published weights into this package's files, and those into files for others."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyfcn import command, weights
+from tinyfcn.data import PREPROCESSING
+from tinyfcn.errors import InputError
+from tinyfcn.formats import Tensor
+from tinyfcn.models import FCN8s, FCN8sAtOnce
+from tinyfcn.onnx_file import write_onnx
+from tinyfcn.sources import Source, recognise
+from tinyfcn.trainer import load_network, paths
+
+DESCRIPTION = """\
+Turn a file of weights into another. What SOURCE holds is recognised by its content:
+
+  VGG16      torchvision, timm, Keras, Caffe          AlexNet    torchvision; Caffe's CaffeNet
+  FCN-32s, 16s, 8s, at once, on CaffeNet              the authors' files, or their copies for PyTorch
+
+in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 (pip install 'tinyfcn[keras]') or .caffemodel file, or in the
+folder of a run. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch, or an .onnx file of an FCN
+(pip install 'tinyfcn[onnx]').
+
+  python -m tinyfcn.convert vgg16.pth vgg16.safetensors && python -m tinyfcn.train --init vgg16.safetensors --width 1
+  python -m tinyfcn.convert fcn8s_from_caffe.pth fcn8s.npz && python -m tinyfcn.predict fcn8s.npz photo.jpg --out labels
+  python -m tinyfcn.convert runs/shapes-fcn8s-1 fcn8s.onnx
+"""
+
+
+def parser() -> command.Parser:
+    parse = command.Parser(
+        prog="python -m tinyfcn.convert", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parse.add_argument("source", type=Path, metavar="SOURCE", help="a file of weights, or a run's folder (its best checkpoint)")
+    parse.add_argument("out", type=Path, metavar="OUT", help="NAME.safetensors, NAME.npz or NAME.onnx")
+    parse.add_argument("--preprocess", choices=PREPROCESSING, help="how its images are prepared, where SOURCE cannot tell")
+    parse.add_argument(
+        "--at-once", action="store_true", help="SOURCE is FCN-8s trained at once, whose PyTorch file looks like FCN-8s's"
+    )
+    return parse
+
+
+def main() -> None:
+    options = parser().parse_args()
+    source = convert(options.source, options.out, options.preprocess, options.at_once, progress=True)
+    about = source.description
+    size = f"{len(source.tensors)} tensors, width {about['width']:g}, {about['num_classes']} classes"
+    print(f"{options.source}: {source.title}, {size}")
+    print(f"images are prepared as for {about['preprocessing']}")
+    if about["model"] == FCN8s.__name__ and not source.own:
+        print("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
+
+
+def convert(
+    source: Path | str, out: Path | str, preprocess: str | None = None, at_once: bool = False, progress: bool = False
+) -> Source:
+    """Read SOURCE and write OUT, tensor by tensor; returns what was recognised, with its description.
+
+    `preprocess` says how images are prepared where the file cannot tell, `at_once` that an FCN-8s is one trained at once.
+    Raises InputError, and leaves no partial file, where SOURCE is not understood or damaged, or OUT cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    file = paths(source).best if source.is_dir() else source
+    if out.exists() and file.exists() and os.path.samefile(file, out):
+        raise InputError(f"{out} is the source itself; give another OUT")
+    if out.suffix not in (".safetensors", ".npz", ".onnx"):
+        raise InputError(f"{out}: OUT must end in .safetensors, .npz or .onnx")
+    found = recognise(file)
+    found = found._replace(description=_described(file, found, preprocess, at_once))
+    if out.suffix == ".onnx":
+        if not found.own:
+            raise InputError(f"{file}: convert it to .safetensors first, and that to .onnx")
+        net, description = load_network(file, "cpu")
+        with weights.replacing(out) as part:
+            write_onnx(net, part, description)
+        return found
+    sizes = {name: prod(tensor.shape) * tensor.dtype.itemsize for name, tensor in found.tensors.items()}
+    with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=None if progress else True) as bar:
+
+        def counted(name: str, tensor: Tensor) -> Tensor:
+            def read() -> np.ndarray:
+                bar.update(sizes[name])
+                return tensor.read()
+
+            return tensor._replace(read=read)
+
+        weights.write(out, {name: counted(name, tensor) for name, tensor in found.tensors.items()}, found.description)
+    return found
+
+
+def _described(file: Path, found: Source, preprocess: str | None, at_once: bool) -> dict[str, Any]:
+    """The description to write: what was recognised, and what only the user can tell."""
+    about = dict(found.description)
+    stated = about.get("preprocessing")
+    if stated is None and preprocess is None:
+        raise InputError(
+            f"{file} does not tell how its images are prepared; add --preprocess {' or '.join(PREPROCESSING)} "
+            "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras and VGG's authors)"
+        )
+    if found.own and preprocess and preprocess != stated:
+        raise InputError(f"{file} takes images prepared as for {stated}; --preprocess {preprocess} does not fit it")
+    about["preprocessing"] = preprocess or stated
+    if at_once:
+        if found.model not in (FCN8s.__name__, FCN8sAtOnce.__name__) or (found.own and found.model == FCN8s.__name__):
+            raise InputError(f"{file}: --at-once is for a published FCN-8s, this is {found.title}")
+        about["model"] = FCN8sAtOnce.__name__
+    return about
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,104 @@
+"""Arrays under their own names: .safetensors and .npz.
+
+safetensors  a u64, the header's length; the header, JSON, {name: {dtype, shape, data_offsets}}; the values. Read by the
+             safetensors package, which checks that the tensors fill the file.
+npz          a zip of NAME.npy; each begins with a short header, {descr, fortran_order, shape}: numpy/lib/format.py.
+
+Both may carry the description that `tinyfcn.weights` writes: metadata["description"] where they do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+import numpy as np
+from numpy.lib import format as npy
+from safetensors import safe_open
+
+from tinyfcn.errors import InputError
+from tinyfcn.formats import DESCRIPTION, Content, Tensor
+
+SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
+DTYPES = {f"{kind.upper()}{8 * n}": f"<{kind}{n}" for kind, sizes in SIZES.items() for n in sizes} | {"BOOL": "?"}
+DEFLATE = 1032  # a deflated byte gives at most so many: zlib's technical details
+LONGEST = 1 << 20  # bytes of a description
+
+
+def read_safetensors(path: Path) -> Content:
+    """List a .safetensors file; raises InputError where a dtype is none of NumPy's, such as BF16."""
+    tensors = {}
+    with safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118
+            view = file.get_slice(name)
+            dtype = view.get_dtype()
+            if dtype not in DTYPES:
+                raise InputError(f"{name} is {dtype}, which NumPy has not: save it as F32")
+            tensors[name] = Tensor(tuple(view.get_shape()), np.dtype(DTYPES[dtype]), partial(_safetensor, path, name))
+        text = (file.metadata() or {}).get(DESCRIPTION)
+    return Content("safetensors", tensors, _described(text))
+
+
+def _safetensor(path: Path, name: str) -> np.ndarray:
+    with safe_open(path, framework="np") as file:
+        return file.get_tensor(name)
+
+
+def read_npz(path: Path) -> Content:
+    """List an .npz file of numbers; raises InputError where an entry is anything else or promises more than it holds."""
+    tensors: dict[str, Tensor] = {}
+    text = None
+    with ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.filename.endswith(".npy"):
+                continue
+            name = info.filename.removesuffix(".npy")
+            shape, dtype = _header(archive, info, path.stat().st_size)
+            if name in tensors:
+                raise InputError(f"{name} is there twice")
+            if name == DESCRIPTION and dtype.kind == "U" and shape == () and dtype.itemsize <= LONGEST:
+                text = str(_array(path, info))
+            elif dtype.kind in "biuf":
+                tensors[name] = Tensor(shape, dtype, partial(_array, path, info))
+            else:
+                raise InputError(f"{name} is {dtype}, not an array of numbers")
+    return Content("npz", tensors, _described(text))
+
+
+def _header(archive: ZipFile, info: ZipInfo, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Return (shape, dtype) of an entry, when so many values can be in it and it in a file of this size."""
+    ratio = {ZIP_STORED: 1, ZIP_DEFLATED: DEFLATE}.get(info.compress_type, 0)
+    with archive.open(info) as file:
+        shape, _, dtype = _parsed(file)
+        header = file.tell()
+    promised = header + math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or promised != info.file_size:
+        raise InputError(f"{info.filename} has {info.file_size} bytes, its header says {promised}: shape {shape}, {dtype}")
+    if info.header_offset + info.compress_size > size or info.file_size > ratio * info.compress_size:
+        raise InputError(f"{info.filename} cannot have {info.file_size} bytes: {info.compress_size} are in the file")
+    return shape, dtype
+
+
+def _parsed(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise InputError(f".npy version {version} is none that arrays of numbers need")
+    return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+
+
+def _array(path: Path, info: ZipInfo) -> np.ndarray:
+    with ZipFile(path) as archive, archive.open(info) as file:
+        return npy.read_array(file, allow_pickle=False)
+
+
+def _described(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    description = json.loads(text)
+    if not isinstance(description, dict):
+        raise InputError(f"its description is {text[:50]}, not a JSON object")
+    return {"description": description}
