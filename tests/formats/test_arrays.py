@@ -167,7 +167,7 @@ def test_what_is_no_file_of_weights_says_what_to_do(tmp_path):
     archive(path, {"config.json": "{}", "model.weights.h5": "x"})
     refused(path, r"\.keras archive: unzip it")
     archive(path, {"readme.txt": ""})
-    refused(path, "not a file of weights")
+    refused(path, "not a readable file of weights")
     with tarfile.open(path, "w") as file:
         file.add(__file__)
     refused(path, "tar archive")
