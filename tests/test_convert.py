@@ -7,10 +7,11 @@ import numpy as np
 import published
 import pytest
 from networks import spread
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tinyfcn import command, convert, weights
+from tinyfcn import command, convert, evaluate, predict, train, weights
 from tinyfcn.data import VOC_CLASSES
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
@@ -371,3 +372,52 @@ def test_tensors_are_written_one_by_one_and_aligned(tmp_path, monkeypatch):
         assert json.loads(file.metadata()["tinyfcn"]) == {"x": "ü"}
     data = (tmp_path / "t.safetensors").read_bytes()
     assert int.from_bytes(data[:8], "little") % 8 == 0
+
+
+# What the network is fed
+
+EXPECTED = {  # by hand: what an orange pixel, RGB (255, 128, 0), becomes
+    "torchvision": ((255 / 255 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0 - 0.406) / 0.225),
+    "caffe": (0 - 104.00699, 128 - 116.66877, 255 - 122.67892),
+    "vgg": (0 - 103.939, 128 - 116.779, 255 - 123.68),
+}
+
+
+TRAIN = ("--model", "fcn32s", "--width", WIDTH, "--size", "full", "--batch-size", 1, "--steps", 1, "--evaluations", 1)
+
+
+@pytest.mark.parametrize("preprocessing", EXPECTED)
+@pytest.mark.parametrize("how", ["predict", "evaluate", "train"])
+def test_every_command_feeds_the_network_what_its_weights_expect(tmp_path, monkeypatch, capsys, preprocessing, how):
+    image = np.full((40, 50, 3), (255, 128, 0), np.uint8)
+    photo = tmp_path / "voc" / "JPEGImages" / "a.png"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    Image.fromarray(image).save(photo)
+    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "voc" / "SegmentationClass" / "a.png")
+    for split in ("train", "val"):
+        (tmp_path / "voc" / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\n")
+    net = FCN32s(21, WIDTH, "same")
+    net.preprocessing = preprocessing
+    weights_file = tmp_path / "net.safetensors"
+    net.save(weights_file)
+    seen = []
+    forward = FCN32s.forward
+
+    def spy(self, x, training=False):
+        seen.append(x)
+        return forward(self, x, training)
+
+    monkeypatch.setattr(FCN32s, "forward", spy)
+    arguments = {
+        "predict": (predict, [weights_file, photo, "--out", tmp_path / "out"]),
+        "evaluate": (evaluate, [weights_file, "--data", tmp_path / "voc", "--out", tmp_path / "out"]),
+        "train": (train, ["--init", weights_file, "--data", tmp_path / "voc", *TRAIN, "--out", tmp_path / "out"]),
+    }
+    module, argv = arguments[how]
+    monkeypatch.setattr("sys.argv", [how, *map(str, argv)])
+    assert command.run(module.main) == 0, capsys.readouterr().err
+    assert len(seen) >= 1
+    for x in seen:
+        assert x.shape == (1, 3, 40, 50)
+        assert np.allclose(x, np.array(EXPECTED[preprocessing])[None, :, None, None], rtol=0, atol=1e-4 * abs(x).max())

@@ -5,7 +5,7 @@ import pytest
 from networks import gradient_functions, spread
 
 from tinyfcn.gradcheck import check_gradient
-from tinyfcn.models import VGG16, FCN32s
+from tinyfcn.models import VGG16, AlexNet, CaffeNet, FCN32s
 
 
 def test_number_of_parameters_is_the_published_one():
@@ -41,3 +41,30 @@ def test_the_classifier_is_the_fcn_at_one_place():
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match="224x224"):
         VGG16(3, width=1 / 64).forward(np.zeros((1, 3, 150, 224), np.float32))
+
+
+@pytest.mark.parametrize("kind, size", [(VGG16, 224), (AlexNet, 224), (CaffeNet, 227)])
+def test_the_score_map_is_the_classifier_s_answer_where_there_is_one_place(kind, size):
+    net = spread(kind(4, 1 / 32, dtype=np.float64))
+    x = np.random.default_rng(2).standard_normal((2, 3, size, size))
+    scores = net.score_map(x)
+    assert scores.shape == (2, 4, 1, 1)
+    assert np.allclose(scores[:, :, 0, 0], net.forward(x), rtol=1e-12, atol=1e-12)
+
+
+def test_each_place_of_the_score_map_is_the_classifier_on_its_crop():
+    """Kernels that see the middle pixel alone: then no padding reaches anything, and all places must agree."""
+    net = spread(VGG16(4, 1 / 32, dtype=np.float64))
+    for name, weight in net.params.items():
+        if name.startswith("conv") and name.endswith("weight"):
+            middle = np.abs(weight[:, :, 1, 1])
+            weight[...] = 0
+            weight[:, :, 1, 1] = middle  # positive, so that no ReLU is shut everywhere
+    x = np.random.default_rng(3).uniform(size=(1, 3, 288, 320))
+    scores = net.score_map(x)
+    assert scores.shape == (1, 4, 3, 4)
+    assert scores.std(axis=(2, 3)).min() > 0
+    for r in range(3):
+        for c in range(4):
+            crop = x[:, :, 32 * r : 32 * r + 224, 32 * c : 32 * c + 224]
+            assert np.allclose(scores[:, :, r, c], net.forward(crop), rtol=1e-10, atol=1e-12)
