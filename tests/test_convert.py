@@ -270,6 +270,16 @@ def test_values_that_are_no_numbers_are_refused_and_leave_no_file(tmp_path, vgg)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_damage_that_shows_late_leaves_no_file_either(tmp_path, vgg):
+    np.savez((tmp_path / "a").open("wb"), **published.torchvision_vgg16(vgg))
+    data = bytearray((tmp_path / "a").read_bytes())
+    data[data.index(vgg["fc7.weight"].tobytes()) + 100] ^= 1
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(InputError, match=r"a: classifier\.3\.weight: not a readable file of weights, damaged") as caught:
+        convert.convert(tmp_path / "a", tmp_path / "out.safetensors", "caffe")
+    assert "\n" not in str(caught.value) and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_trunk_without_a_classifier_is_enough(tmp_path, vgg):
     tensors = {name: t for name, t in published.torchvision_vgg16(vgg).items() if name.startswith("features")}
     save_file(tensors, tmp_path / "a")
@@ -421,3 +431,10 @@ def test_every_command_feeds_the_network_what_its_weights_expect(tmp_path, monke
     for x in seen:
         assert x.shape == (1, 3, 40, 50)
         assert np.allclose(x, np.array(EXPECTED[preprocessing])[None, :, None, None], rtol=0, atol=1e-4 * abs(x).max())
+
+
+def test_a_classifier_is_no_network_to_predict_with(tmp_path, vgg):
+    save_file(published.timm_vgg16(vgg), tmp_path / "a")
+    convert.convert(tmp_path / "a", tmp_path / "vgg.safetensors")
+    with pytest.raises(InputError, match="holds VGG16, a classifier"):
+        load_network(tmp_path / "vgg.safetensors")

@@ -8,10 +8,7 @@ PyTorch and ONNX Runtime are loaded by name, where they are timed: neither is ne
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,11 +26,12 @@ from tinyfcn.backend import empty_pixels
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.vgg import VGG
+from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD
 from tinyfcn.parallel import thread_count
 
 TINYFCN, PLAIN, TORCH, ONNX = "tinyfcn", "tinyfcn plain", "PyTorch", "ONNX Runtime"
-NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx", "torch")}  # modules, the contender's own one first
+NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
 
 CLASSES = 21  # PASCAL VOC's
 LEARNING_RATE = 1e-6
@@ -253,7 +251,7 @@ def torch_layer(work: Work) -> Job:
 def onnx_forward(work: Work) -> Job:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "fcn8s.onnx")
-        writer = SPAWN.Process(target=write_onnx, args=(work, file), daemon=True)  # so that PyTorch's memory is not counted here
+        writer = SPAWN.Process(target=_write, args=(work, file), daemon=True)  # so that its memory is not counted here
         writer.start()
         writer.join()
         if writer.exitcode:
@@ -266,21 +264,8 @@ def onnx_forward(work: Work) -> Job:
     return Job(lambda: session.run(None, feed))
 
 
-def write_onnx(work: Work, file: Path) -> None:
-    """Write the network as an ONNX file, for images of this one shape."""
-    torch, net = load_torch(), network(work)
-
-    class Module(torch.nn.Module):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.values = torch.nn.ParameterList(map(torch.from_numpy, net.params.values()))
-
-        def forward(self, x: Any) -> Any:
-            return torch_scores(net, dict(zip(net.params, self.values, strict=True)), x)
-
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Module().eval(), (torch.from_numpy(batch(work)[0]),), file, dynamo=False)
+def _write(work: Work, file: Path) -> None:
+    write_onnx(network(work), file, {})
 
 
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")

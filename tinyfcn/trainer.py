@@ -24,7 +24,7 @@ from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
-from tinyfcn.models import FCN, FCN_CLASSES, FCNS
+from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
 from tinyfcn.report import Log, describe, write_metrics
 
@@ -243,6 +243,10 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
     description = weights.read_description(path)
     xp = open_device(device)
+    if description.get("model") in CLASSIFIERS:
+        raise InputError(
+            f"{path}: holds {description['model']}, a classifier; train an FCN from it: python -m tinyfcn.train --init"
+        )
     try:
         kind = FCN_CLASSES[description["model"]]
         options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
