@@ -80,10 +80,10 @@ def write_vgg(path, params, how):
 HOW = {
     "torchvision": None,
     "timm": "torchvision",
-    "prototxt": "vgg",
+    "prototxt": "caffe",
     "Keras, npz": "vgg",
-    "caffemodel": "vgg",
-    "caffemodel of 2014": "vgg",
+    "caffemodel": "caffe",
+    "caffemodel of 2014": "caffe",
     "2016": "vgg",
     "2.15": "vgg",
     "weights.h5": "vgg",
@@ -194,7 +194,7 @@ def test_a_network_whose_upsampling_is_fixed_refuses_learned_weights(tmp_path):
 
 def test_a_file_that_cannot_tell_its_preprocessing_asks(tmp_path, vgg):
     save_file(published.torchvision_vgg16(vgg), tmp_path / "a")
-    with pytest.raises(InputError, match="add --preprocess caffe or vgg or torchvision"):
+    with pytest.raises(InputError, match="add --preprocess caffe or torchvision or vgg"):
         convert.convert(tmp_path / "a", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -438,3 +438,21 @@ def test_a_classifier_is_no_network_to_predict_with(tmp_path, vgg):
     convert.convert(tmp_path / "a", tmp_path / "vgg.safetensors")
     with pytest.raises(InputError, match="holds VGG16, a classifier"):
         load_network(tmp_path / "vgg.safetensors")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"model": "FCN99s", "num_classes": 3, "width": WIDTH},
+        {"model": ["FCN8s"], "num_classes": 3, "width": WIDTH},
+        {"model": "FCN32s"},
+        {"model": "FCN32s", "num_classes": "three", "width": WIDTH},
+        {"model": "FCN32s", "num_classes": 3, "width": 1e999},
+        {"model": "FCN32s", "num_classes": 4, "width": WIDTH, "preprocessing": "caffe"},
+    ],
+)
+def test_a_description_that_lies_is_refused(tmp_path, description):
+    weights.write(tmp_path / "a.safetensors", FCN32s(3, WIDTH).tensors(), description)
+    with pytest.raises(InputError, match=r"its description is none|does not belong"):
+        convert.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()

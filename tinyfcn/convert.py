@@ -106,7 +106,7 @@ def _described(file: Path, found: Source, preprocess: str | None, at_once: bool)
     if stated is None and preprocess is None:
         raise InputError(
             f"{file} does not tell how its images are prepared; add --preprocess {' or '.join(PREPROCESSING)} "
-            "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras and VGG's authors)"
+            "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras)"
         )
     if found.own and preprocess and preprocess != stated:
         raise InputError(f"{file} takes images prepared as for {stated}; --preprocess {preprocess} does not fit it")

@@ -55,7 +55,7 @@ SCHEMES = (
     Scheme("timm", "VGG16", VGG_FEATURES, ("pre_logits.fc1", "pre_logits.fc2", "head.fc"), "torchvision"),
     Scheme("Keras", "VGG16", KERAS, ("fc1", "fc2", "predictions"), "vgg", channels_last=True),
     Scheme("Keras", "VGG16", KERAS_CLASSES, ("dense", "dense_1", "dense_2"), "vgg", channels_last=True),
-    Scheme("VGG's authors", "VGG16", _names("VGG16"), FC, "vgg"),
+    Scheme("its authors", "VGG16", _names("VGG16"), FC, "caffe"),
     Scheme("torchvision", "AlexNet", _features(0, 3, 6, 8, 10), ("classifier.1", "classifier.4", "classifier.6"), "torchvision"),
     Scheme("Caffe", "CaffeNet", _names("CaffeNet"), FC, "caffe"),
 )
@@ -99,13 +99,20 @@ def recognise(path: Path | str) -> Source:
 
 
 def _own(path: Path | str, content: Content) -> Source:
-    """A file that this package wrote."""
+    """A file that this package wrote; an optimiser's state is left out."""
     description = content.metadata["description"]
-    model = description["model"]
-    if model not in CLASSIFIERS and model not in FCN_CLASSES:
-        raise InputError(f"{path}: holds a {model}, which is no network of this package")
+    kinds: dict[str, type[FCN | Classifier]] = {**CLASSIFIERS, **FCN_CLASSES}
+    try:
+        kind = kinds[description["model"]]
+        shapes = kind.shapes(description["num_classes"], description["width"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: its description is none of a network of this package ({error!r})") from None
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
-    return Source(f"{model} of this package", model, tensors, description, own=True)
+    expected = {kind.published.get(name, name): shape for name, shape in shapes.items()}
+    for name, tensor in tensors.items():
+        if name not in expected or prod(tensor.shape) != prod(expected[name]):
+            raise InputError(f"{path}: {name} {tensor.shape} does not belong to the {kind.__name__} that it says it is")
+    return Source(f"{kind.__name__} of this package", kind.__name__, tensors, description, own=True)
 
 
 def _classifier(path: Path | str, content: Content) -> Source | None:

@@ -67,7 +67,7 @@ def test_mean_colour_is_neutral(name):
 
 
 def test_unknown_preprocessing_names_those_there_are():
-    with pytest.raises(InputError, match=r"'keras'.*caffe, vgg, torchvision"):
+    with pytest.raises(InputError, match=r"'keras'.*caffe, torchvision, vgg"):
         normalise(np.zeros((1, 1, 1, 3), np.uint8), "keras")
 
 

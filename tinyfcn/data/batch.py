@@ -25,11 +25,11 @@ class Preprocessing(NamedTuple):
     std: tuple[float, float, float]
 
 
-# "caffe" is what Caffe's networks and the authors' FCNs are trained with, "vgg" VGG's own mean, which Keras has kept.
+# "caffe" is what the authors of FCN feed to Caffe's VGG16 and their own networks, "vgg" VGG's own mean, which Keras has kept.
 PREPROCESSING = {
     "caffe": Preprocessing("BGR", 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
-    "vgg": Preprocessing("BGR", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
     "torchvision": Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "vgg": Preprocessing("BGR", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
 }
 
 # ImageNet's mean colour (RGB), which every preprocessing takes to within two grey levels of zero: padding an image

@@ -78,6 +78,8 @@ def _header(archive: ZipFile, info: ZipInfo, size: int) -> tuple[tuple[int, ...]
     ratio = {ZIP_STORED: 1, ZIP_DEFLATED: DEFLATE}.get(info.compress_type, 0)
     with archive.open(info) as file:
         shape, _, dtype = _parsed(file)
+        if dtype.hasobject:
+            raise InputError(f"not a readable file of weights: {info.filename} is an array of type object, which is a pickle")
         header = file.tell()
     promised = header + math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or promised != info.file_size:
