@@ -232,8 +232,14 @@ def zeros(*shape):
 
 
 REFUSED = {
-    "VGG19": (other(lambda t: t.update({"features.30.weight": zeros(16, 16, 3, 3)})), "has no features.30.weight"),
-    "batch normalisation": (other(lambda t: t.update({"features.1.running_mean": zeros(2)})), "has no features.1.running_mean"),
+    "VGG19": (
+        other(lambda t: t.update({"features.30.weight": zeros(16, 16, 3, 3)})),
+        "has features.30.weight, which VGG16 has not",
+    ),
+    "batch normalisation": (
+        other(lambda t: t.update({"features.1.running_mean": zeros(2)})),
+        "has features.1.running_mean, which",
+    ),
     "a layer is missing": (other(lambda t: t.pop("features.17.weight")), "not a network that is known here"),
     "a bias is missing": (other(lambda t: t.pop("features.17.bias")), "features.17.weight has no bias"),
     "half a classifier": (
@@ -453,6 +459,62 @@ def test_a_classifier_is_no_network_to_predict_with(tmp_path, vgg):
 )
 def test_a_description_that_lies_is_refused(tmp_path, description):
     weights.write(tmp_path / "a.safetensors", FCN32s(3, WIDTH).tensors(), description)
-    with pytest.raises(InputError, match=r"its description is none|does not belong"):
+    with pytest.raises(InputError, match=r"description is damaged|is no network of this|does not belong"):
         convert.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_file_beside_out_is_left_alone(tmp_path):
+    FCN32s(3, WIDTH).save(tmp_path / "v.partial.safetensors")
+    before = (tmp_path / "v.partial.safetensors").read_bytes()
+    convert.convert(tmp_path / "v.partial.safetensors", tmp_path / "v.safetensors")
+    assert (tmp_path / "v.partial.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v.partial.safetensors", "v.safetensors"]
+
+
+def test_a_link_stays_a_link_and_a_folder_a_folder(tmp_path):
+    net = FCN32s(3, WIDTH)
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=r"folder.npz: cannot be written: it is a folder"):
+        net.save(tmp_path / "folder.npz")
+    (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")
+    net.save(tmp_path / "link.npz")
+    assert (tmp_path / "link.npz").is_symlink() and (tmp_path / "real.npz").is_file()
+
+
+def test_a_file_without_preprocessing_is_not_used_silently(tmp_path, call):
+    net = FCN32s(3, WIDTH)
+    weights.write(tmp_path / "a.npz", net.tensors(), net.description() | {"preprocessing": None})
+    with pytest.raises(InputError, match="does not say how its images are prepared"):
+        load_network(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="add --preprocess caffe or torchvision"):
+        convert.convert(tmp_path / "a.npz", tmp_path / "b.npz")
+    convert.convert(tmp_path / "a.npz", tmp_path / "b.npz", "caffe")
+    assert load_network(tmp_path / "b.npz")[0].preprocessing == "caffe"
+
+
+def test_files_that_are_not_converted_say_so_to_predict(tmp_path, vgg):
+    save_file(published.timm_vgg16(vgg), tmp_path / "a")
+    with pytest.raises(InputError, match=r"convert it first: python -m tinyfcn\.convert"):
+        load_network(tmp_path / "a")
+
+
+def test_numbers_too_large_for_float32_are_refused(tmp_path, vgg):
+    tensors = {name: tensor.astype(np.float64) for name, tensor in published.timm_vgg16(vgg).items()}
+    tensors["head.fc.bias"][0] = 1e300
+    save_file(tensors, tmp_path / "a")
+    with pytest.raises(InputError, match=r"head.fc.bias holds values that are no finite numbers"):
+        convert.convert(tmp_path / "a", tmp_path / "b.npz")
+
+
+def test_names_in_a_file_cannot_break_the_line(tmp_path, call):
+    save_file({"a\nb\x1b[31m": zeros(2), "c" * 2000: zeros(1)}, tmp_path / "a")
+    status, _, err = call(tmp_path / "a", tmp_path / "b.npz")
+    assert status == 2 and len(err.splitlines()) == 1 and "\x1b" not in err and len(err) < 1200
+
+
+def test_images_too_small_for_alexnet_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "--model", "fcn32s-alexnet", "--size", "32", "--out", str(tmp_path / "run")])
+    assert command.run(train.main) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and "at least 35x35 pixels, got 32x32" in err and not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tinyfcn.errors import InputError
+from tinyfcn.errors import InputError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,13 +26,13 @@ def run(main: Callable[[], None]) -> int:
         main()
         return 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error), 1000)}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"error: out of memory ({error}); lower --batch-size, --size or --width", file=sys.stderr)
+        print(f"error: out of memory ({error}); take smaller images, fewer at a time, or a narrower network", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -18,7 +18,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.formats import Tensor
 from tinyfcn.models import FCN8s, FCN8sAtOnce
 from tinyfcn.onnx_file import write_onnx
-from tinyfcn.sources import Source, recognise
+from tinyfcn.sources import Source, recognise, settle_preprocessing
 from tinyfcn.trainer import load_network, paths
 
 DESCRIPTION = """\
@@ -54,9 +54,10 @@ def main() -> None:
     options = parser().parse_args()
     source = convert(options.source, options.out, options.preprocess, options.at_once, progress=True)
     about = source.description
-    size = f"{len(source.tensors)} tensors, width {about['width']:g}, {about['num_classes']} classes"
-    print(f"{options.source}: {source.title}, {size}")
-    print(f"images are prepared as for {about['preprocessing']}")
+    scored = any(name.startswith(("fc8", "score_fr")) for name in source.tensors)
+    classes = f"{about['num_classes']} classes" if scored else "without its classifier"
+    print(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {classes}")
+    print(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocess else ""))
     if about["model"] == FCN8s.__name__ and not source.own:
         print("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
@@ -103,14 +104,9 @@ def _described(file: Path, found: Source, preprocess: str | None, at_once: bool)
     """The description to write: what was recognised, and what only the user can tell."""
     about = dict(found.description)
     stated = about.get("preprocessing")
-    if stated is None and preprocess is None:
-        raise InputError(
-            f"{file} does not tell how its images are prepared; add --preprocess {' or '.join(PREPROCESSING)} "
-            "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras)"
-        )
-    if found.own and preprocess and preprocess != stated:
-        raise InputError(f"{file} takes images prepared as for {stated}; --preprocess {preprocess} does not fit it")
-    about["preprocessing"] = preprocess or stated
+    # What a foreign file's names suggest, a user may know better: somebody may have trained on under the same names.
+    known = stated if found.own or not preprocess else None
+    about["preprocessing"] = settle_preprocessing(file, known, preprocess, "--preprocess")
     if at_once:
         if found.model not in (FCN8s.__name__, FCN8sAtOnce.__name__) or (found.own and found.model == FCN8s.__name__):
             raise InputError(f"{file}: --at-once is for a published FCN-8s, this is {found.title}")

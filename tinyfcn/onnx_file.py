@@ -15,6 +15,7 @@ from tinyfcn.backend import to_host
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN
+from tinyfcn.models.network import RESPONSE
 
 OPSET = 13  # of the operators; ONNX Runtime knows it since 2021
 IR_VERSION = 8
@@ -61,11 +62,12 @@ class Graph:
         net, x, pools = self.net, "image", []
         for _, block, convs in net.backbone.padded(net.first_padding):
             for conv in convs:
-                options = {"pads": [conv.padding] * 4, "strides": [conv.stride] * 2, "group": conv.groups}
+                options: dict[str, Any] = {"pads": [conv.padding] * 4, "strides": [conv.stride] * 2, "group": conv.groups}
                 x = self.node("Relu", [self.conv(conv.name, x, **options)])
             x = self.node("MaxPool", [x], kernel_shape=[block.pool] * 2, strides=[2, 2], ceil_mode=1)
             if block.normalised:
-                x = self.node("LRN", [x], size=5, alpha=1e-4, beta=0.75, bias=1.0)
+                options = {"bias" if name == "k" else name: value for name, value in RESPONSE.items()}
+                x = self.node("LRN", [x], **options)
             pools.append(x)
         x = self.node("Relu", [self.conv("fc6", x, pads=[net.fc6_padding] * 4)])
         x = self.conv("score_fr", self.node("Relu", [self.conv("fc7", x)]))

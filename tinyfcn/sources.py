@@ -6,7 +6,8 @@ scheme all of whose names it has, if it has no others and all shapes fit. File n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyfcn.data import VOC_CLASSES
+from tinyfcn.data import PREPROCESSING, VOC_CLASSES
 from tinyfcn.errors import InputError
 from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
-from tinyfcn.models.fcn import FCN, is_bilinear
+from tinyfcn.models.fcn import FCN, LEARN_UPSAMPLING, PADDINGS, is_bilinear
 
 # How files end the names of a layer's weight and bias: PyTorch, this package's reading of Keras's and Caffe's files, and Keras
 # in an archive of arrays.
@@ -98,21 +99,53 @@ def recognise(path: Path | str) -> Source:
     )
 
 
+FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
+    "num_classes": lambda value: type(value) is int and value > 0,
+    "width": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "preprocessing": lambda value: value is None or (type(value) is str and value in PREPROCESSING),
+    "padding": lambda value: value in PADDINGS,
+    "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
+    "classes": lambda value: type(value) is list and all(type(name) is str for name in value),
+    "max_side": lambda value: value is None or (type(value) is int and value > 0),
+}
+
+
 def _own(path: Path | str, content: Content) -> Source:
-    """A file that this package wrote; an optimiser's state is left out."""
-    description = content.metadata["description"]
+    """A file that this package wrote, without an optimiser's state. Its tensors must be those of the network that it names."""
+    about = content.metadata["description"]
     kinds: dict[str, type[FCN | Classifier]] = {**CLASSIFIERS, **FCN_CLASSES}
-    try:
-        kind = kinds[description["model"]]
-        shapes = kind.shapes(description["num_classes"], description["width"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: its description is none of a network of this package ({error!r})") from None
-    tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
+    kind = kinds.get(about["model"]) if type(about["model"]) is str else None
+    if kind is None:
+        raise InputError(f"{path}: holds {about['model']!r}, which is no network of this package")
+    needed = {"num_classes", "width"} | ({"padding", "learn_upsampling"} if issubclass(kind, FCN) else set())
+    for field, valid in FIELDS.items():
+        if (field in about and not valid(about[field])) or (field in needed and field not in about):
+            raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
+    shapes = kind.shapes(about["num_classes"], about["width"])
     expected = {kind.published.get(name, name): shape for name, shape in shapes.items()}
+    tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
+    missing = [name for name in expected if name not in tensors and not name.startswith("upscore")]
+    partly = issubclass(kind, Classifier) and all(name.startswith("fc") for name in missing)  # a trunk alone
     for name, tensor in tensors.items():
-        if name not in expected or prod(tensor.shape) != prod(expected[name]):
-            raise InputError(f"{path}: {name} {tensor.shape} does not belong to the {kind.__name__} that it says it is")
-    return Source(f"{kind.__name__} of this package", kind.__name__, tensors, description, own=True)
+        if prod(tensor.shape) != prod(expected.get(name, ())) or tensor.dtype.kind != "f":
+            raise InputError(
+                f"{path}: {name}, {tensor.dtype} {tensor.shape}, does not belong to the {kind.__name__} that it describes"
+            )
+    if missing and not partly:
+        raise InputError(f"{path}: has no {missing[0]}, which belongs to the {kind.__name__} that it describes")
+    return Source(f"{kind.__name__} of this package", kind.__name__, tensors, about, own=True)
+
+
+def settle_preprocessing(path: Path | str, stated: str | None, given: str | None, option: str) -> str:
+    """How images are prepared, by what a file says and what a user says with `option`; raises InputError where neither does."""
+    if stated is None and given is None:
+        raise InputError(
+            f"{path} does not say how its images are prepared; add {option} {' or '.join(PREPROCESSING)} "
+            "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras)"
+        )
+    if stated and given and stated != given:
+        raise InputError(f"{path} takes images prepared as for {stated}; {option} {given} does not fit it")
+    return stated or given or ""
 
 
 def _classifier(path: Path | str, content: Content) -> Source | None:
@@ -127,7 +160,9 @@ def _classifier(path: Path | str, content: Content) -> Source | None:
         return None
     kind = CLASSIFIERS[scheme.model]
     _refuse_others(path, content, names.values(), kind)
-    if scheme.model == "CaffeNet" and content.metadata.get("name") == "AlexNet":
+    order = content.metadata.get("order", [])
+    norm_first = {"norm1", "pool1"} <= set(order) and order.index("norm1") < order.index("pool1")
+    if scheme.model == "CaffeNet" and (norm_first or content.metadata.get("name") == "AlexNet"):
         raise InputError(f"{path}: Caffe's AlexNet normalises before it pools; CaffeNet (bvlc_reference_caffenet) can be used")
     tensors, width, classes = _fit(path, content, names, kind, scheme.channels_last)
     description: dict[str, Any] = {"model": scheme.model, "num_classes": classes, "width": width}
@@ -176,7 +211,7 @@ def _refuse_others(path: Path | str, content: Content, known: Iterable[str], kin
     """A network with more layers is another one, such as VGG19."""
     others = sorted(content.tensors.keys() - set(known))
     if others:
-        raise InputError(f"{path}: looks like {kind.__name__}, which has no {others[0]}: another network?")
+        raise InputError(f"{path}: has {others[0]}, which {kind.__name__} has not: another network?")
 
 
 def _fit(
@@ -223,14 +258,16 @@ def _shapes_there(shape: Shape, channels_last: bool) -> list[Shape]:
 
 def _values(path: Path | str, name: str, tensor: Tensor, shape: Shape, channels_last: bool) -> np.ndarray:
     """Read a tensor in this package's order of axes, (C_out, C_in, height, width)."""
-    values = tensor.read()
-    if not np.isfinite(values.sum(dtype=np.float64)):
+    with np.errstate(all="ignore"):
+        values = tensor.read().astype(np.float32, copy=False)
+        finite = np.isfinite(values.sum(dtype=np.float64))
+    if not finite:
         hint = " (torchvision's IMAGENET1K_FEATURES have no classifier: take IMAGENET1K_V1)" if np.isnan(values).all() else ""
         raise InputError(f"{path}: {name} holds values that are no finite numbers{hint}")
     if channels_last and len(shape) == 4:
         c_out, c_in, height, width = shape
         values = values.reshape(height, width, c_in, c_out).transpose(3, 2, 0, 1)
-    return values.reshape(shape).astype(np.float32, copy=False)
+    return values.reshape(shape)
 
 
 def _fingerprint(bias: np.ndarray) -> str | None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, choose_device, to_device, to_host
-from tinyfcn.data import PREPROCESSING, Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
+from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
@@ -27,6 +27,7 @@ from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
 from tinyfcn.report import Log, describe, write_metrics
+from tinyfcn.sources import recognise, settle_preprocessing
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 SHOWN = 4  # images in predictions.png
@@ -217,16 +218,16 @@ def initialise(net: FCN, config: Config) -> None:
         net.preprocessing = config.preprocessing or net.preprocessing
         return
     description = weights.read_description(source)
-    stated, wanted = description.get("preprocessing"), config.preprocessing
-    if stated is None and wanted is None:
-        raise InputError(f"{source} does not say how its images are prepared; add --preprocessing {' or '.join(PREPROCESSING)}")
-    if stated and wanted and stated != wanted:
-        raise InputError(f"{source} takes images prepared as for {stated}; --preprocessing {wanted} does not fit it")
-    old = FCN_CLASSES.get(description.get("model", ""))
+    old = FCN_CLASSES.get(str(description.get("model")))
     if old is not None and any(old.scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in old.skips):
         raise InputError(f"{source} holds an {old.__name__}, whose skips have other scales than those of {config.model}")
-    print(f"{source}: {net.load(source, partial=True)}")
-    net.preprocessing = stated or wanted or net.preprocessing
+    try:
+        report = net.load(source, partial=True)
+    except InputError as error:
+        width = description.get("width", config.width)
+        raise InputError(f"{error} Its width is {width}: add --width {width}" if width != config.width else str(error)) from None
+    net.preprocessing = settle_preprocessing(source, description.get("preprocessing"), config.preprocessing, "--preprocessing")
+    print(f"{source}: {report}")
 
 
 def build_optimiser(config: Config) -> SGD | Adam:
@@ -241,18 +242,18 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     `checkpoint` is a file, or the folder of a run, whose best checkpoint is then taken.
     """
     path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
-    description = weights.read_description(path)
-    xp = open_device(device)
-    if description.get("model") in CLASSIFIERS:
+    source = recognise(path)
+    description = source.description
+    if not source.own:
+        raise InputError(f"{path}: {source.title}; convert it first: python -m tinyfcn.convert {path} OUT.safetensors")
+    if source.model in CLASSIFIERS:
         raise InputError(
-            f"{path}: holds {description['model']}, a classifier; train an FCN from it: python -m tinyfcn.train --init"
+            f"{path}: holds {source.model}, a classifier; train an FCN from it: python -m tinyfcn.train --init {path}"
         )
-    try:
-        kind = FCN_CLASSES[description["model"]]
-        options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
-        net = kind(**options, xp=xp)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a checkpoint of an FCN of this package ({error!r})") from None
+    if description.get("preprocessing") is None:
+        raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
+    options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
+    net = FCN_CLASSES[source.model](**options, xp=open_device(device))
     net.load(path)
     return net, description
 
@@ -270,6 +271,8 @@ class Run:
         if config.size is None and config.scale != (1.0, 1.0):
             raise InputError("--scale resizes images before they are cropped; with --size full there is no crop")
         self.net = build_network(config, self.train_set.num_classes)
+        if config.size is not None:
+            self.net.check_size(*config.size)
         self.optimiser = build_optimiser(config)
         self.step = 0
         self.best = -1.0  # mean IU of the best evaluation so far

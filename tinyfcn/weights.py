@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -16,7 +17,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from tinyfcn.errors import InputError
+from tinyfcn.errors import InputError, one_line
 from tinyfcn.formats import DESCRIPTION, Content, Tensor, open_weights
 from tinyfcn.parallel import cut
 
@@ -42,7 +43,7 @@ class LoadReport(NamedTuple):
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return ", ".join(one_line(name, 80) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], description: dict[str, Any]) -> None:
@@ -60,14 +61,23 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], descript
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write that becomes `path` in the end; after an error nothing is left of it, and `path` is as it was."""
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    if path.is_dir():
+        raise InputError(f"{path}: cannot be written: it is a folder")
+    target = Path(os.path.realpath(path))  # a link stays one
+    partial = None
     try:
+        handle, name = tempfile.mkstemp(path.suffix, ".tinyfcn.", target.parent)
+        os.close(handle)
+        partial = Path(name)
         yield partial
-        os.replace(partial, path)
+        os.umask(mask := os.umask(0))
+        partial.chmod(0o666 & ~mask)  # mkstemp makes files that nobody else may read
+        os.replace(partial, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray | Tensor], text: str) -> None:
@@ -147,5 +157,8 @@ def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, p
         else:
             raise InputError(f"{source}: {name} has shape {found}, the network's is {shape}: other width or classes?")
     if not loaded:
-        raise InputError(f"{source}: has none of the network's parameters, such as {next(iter(shapes))}")
+        first = next(iter(shapes))
+        raise InputError(
+            f"{source}: has none of the network's parameters, such as {first}; convert it: python -m tinyfcn.convert"
+        )
     return LoadReport(loaded, kept, [name for name in tensors if name not in shapes])

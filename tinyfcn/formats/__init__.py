@@ -22,7 +22,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from safetensors import SafetensorError
 
-from tinyfcn.errors import InputError
+from tinyfcn.errors import InputError, one_line
 
 DESCRIPTION = "tinyfcn"  # under this name files of this package say, in JSON, which network they hold
 KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and Caffe's .caffemodel"
@@ -121,5 +121,4 @@ def _naming(path: Path, name: str = "") -> Iterator[None]:
         text = f"not a readable file of weights, damaged: {type(error).__name__}: {error}"
     else:
         return
-    text = "".join(c if c.isprintable() else " " for c in name + text)  # names come from the file: no line feeds, no escapes
-    raise InputError(f"{path}: {text if len(text) <= 400 else text[:400] + '...'}")
+    raise InputError(f"{path}: {one_line(name + text)}")

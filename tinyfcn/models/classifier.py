@@ -69,10 +69,14 @@ class Classifier(Network):
 
         This is how a classifier becomes fully convolutional (section 3.1 of the paper): a fully connected layer that sees a map
         of 7x7 units is a convolution by a kernel of 7x7. Score (r, c) is that of the crop which begins at pixel (32 r, 32 c), up
-        to what the convolutions' padding adds at the crop's borders; of an image of S x S it is the one that `forward` gives.
+        to what the convolutions' padding adds at the crop's borders, and, at the end of an image whose size is not S plus a
+        multiple of 32, of a crop that reaches beyond it. Raises ValueError for images smaller than `forward` takes.
         """
         self._start(x, training=False)
         x = trunk_forward(self, self.backbone, x, self.first_padding)[-1]
+        if min(x.shape[2:]) < self.backbone.fc6:
+            size = self.backbone.image_size
+            raise ValueError(f"{type(self).__name__}: score_map takes images of about {size}x{size} pixels or more")
         for name, side in ("fc6", self.backbone.fc6), ("fc7", 1), ("fc8", 1):
             weight = self.params[f"{name}.weight"]
             kernel = weight.reshape(len(weight), -1, side, side)

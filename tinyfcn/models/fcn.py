@@ -166,8 +166,8 @@ class FCN(Network):
     ) -> LoadReport:
         """See `Network.assign`. Upsampling layers that are fixed here must be bilinear in the file too, unless `partial`."""
         used = {}
+        learned = {self.published.get(name, name) for name in self.params} | self.params.keys()
         for name, tensor in tensors.items():
-            learned = self.params.keys() | {self.published.get(parameter) for parameter in self.params}
             if not name.startswith("upscore") or name in learned:
                 used[name] = tensor
             elif not is_bilinear(tensor):
@@ -193,7 +193,7 @@ class FCN(Network):
     def _trunk(self, x: Array, training: bool) -> tuple[list[Array], Array]:
         """Run the first convolution to conv7; returns ([pool1, pool2, ...], conv7)."""
         self._start(x, training)
-        self._check_size(x)
+        self.check_size(*x.shape[2:])
         self._image_size = x.shape[2:]
         kept = self._caches
         if self.freeze_trunk:
@@ -205,14 +205,14 @@ class FCN(Network):
         self._caches = kept
         return pools, conv7
 
-    def _check_size(self, x: Array) -> None:
-        """Raise ValueError for images so small that nothing is left of them in some layer."""
-        if all(min(self._map_sizes(side).values()) > 0 for side in x.shape[2:]):
+    def check_size(self, height: int, width: int) -> None:
+        """Raise InputError for images so small that nothing is left of them in some layer."""
+        if all(min(self._map_sizes(side).values()) > 0 for side in (height, width)):
             return
         least = next(side for side in count(1) if min(self._map_sizes(side).values()) > 0)
-        raise ValueError(
+        raise InputError(
             f"{type(self).__name__}: with padding {self.padding!r} images must have at least {least}x{least} pixels, "
-            f"got {x.shape[2]}x{x.shape[3]}"
+            f"got {height}x{width}"
         )
 
     def _map_sizes(self, side: int) -> dict[str, int]:

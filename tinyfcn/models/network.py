@@ -14,6 +14,8 @@ from tinyfcn.backend import Array, to_device, to_host
 from tinyfcn.models.border import Stretch, stretch, stretch_backward
 from tinyfcn.optim import Update
 
+RESPONSE: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}  # of local response normalisation, in CaffeNet
+
 
 class Network:
     """Parameters by name, and layers that remember in the forward pass what the backward pass needs.
@@ -122,8 +124,8 @@ class Network:
         return ops.max_pool2d_backward(dy, self._cache(name))
 
     def normalise(self, name: str, x: Array) -> Array:
-        """Local response normalisation with AlexNet's constants."""
-        return self._apply(name, ops.local_response_norm_forward, x, 5, alpha=1e-4, beta=0.75, k=1.0)
+        """Local response normalisation with CaffeNet's constants."""
+        return self._apply(name, ops.local_response_norm_forward, x, **RESPONSE)
 
     def normalise_backward(self, name: str, dy: Array) -> Array:
         return ops.local_response_norm_backward(dy, self._cache(name))
