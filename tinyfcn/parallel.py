@@ -28,7 +28,7 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
-PIECE = 1 << 15  # entries of one array: a few such pieces stay in the cache together
+PIECE = 1 << 16  # entries of one array: a few such pieces stay in the cache together
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
