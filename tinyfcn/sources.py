@@ -24,7 +24,7 @@ from tinyfcn.models.fcn import FCN, LEARN_UPSAMPLING, PADDINGS, is_bilinear
 
 # How files end the names of a layer's weight and bias: PyTorch, this package's reading of Keras's and Caffe's files, and Keras
 # in an archive of arrays.
-ENDINGS = ((".weight", ".bias"), ("/0", "/1"), ("/kernel", "/bias"), ("/kernel:0", "/bias:0"), ("_W_1:0", "_b_1:0"), ("_W", "_b"))
+ENDINGS = ((".weight", ".bias"), ("/0", "/1"), ("/kernel", "/bias"), ("/kernel:0", "/bias:0"), ("_W_1:0", "_b_1:0"))
 
 
 class Scheme(NamedTuple):

@@ -93,7 +93,7 @@ def test_torchvision_s_classifier_answers_the_same(tmp_path, kind, zipped):
 
 
 def test_the_classifier_of_full_width_is_a_convolution_too(tmp_path):
-    """138 million parameters, in the file that torch writes: the logits, and on a larger image those of each crop."""
+    """138 million parameters, in the file that torch writes: the same logits, and the same weights in an FCN."""
     twin = torchvision_vgg16(1000, 1)
     torch.save(twin.state_dict(), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", "torchvision")

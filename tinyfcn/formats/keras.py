@@ -6,6 +6,8 @@ legacy       .h5 of Keras 1 and 2, keras/legacy/saving/legacy_h5_format.py: attr
 .weights.h5  of Keras 2.13 and 3, keras/saving/saving_lib.py: /layers/LAYER/vars/0, 1, ... LAYER is the class and a number in the
              model's order, conv2d, conv2d_1, ..., until an attribute "name" gives the layer's own. In 2.13 "layers" is
              "_layer_checkpoint_dependencies", under Windows with a backslash behind it.
+
+The HDF5 library, in C, parses the bytes; a file that was damaged on purpose can make it run on without end.
 """
 
 from __future__ import annotations
