@@ -254,7 +254,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
         raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
     options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
     net = FCN_CLASSES[source.model](**options, xp=open_device(device))
-    net.load(path)
+    net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
     return net, description
 
 

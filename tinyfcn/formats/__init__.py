@@ -10,6 +10,7 @@ A reader is a function from a path to a `Content`. What it raises need not name 
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from tinyfcn.errors import InputError, one_line
 
 DESCRIPTION = "tinyfcn"  # under this name files of this package say, in JSON, which network they hold
 KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and Caffe's .caffemodel"
+DEFLATE = 1032  # a deflated byte gives at most so many: zlib's technical details
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, pickled
 NET_PARAMETER = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # tags of name, layers, input, layer: one begins a .caffemodel
 DAMAGE = (  # what Python, NumPy, safetensors and h5py raise when a file is not what its first bytes promise
@@ -48,6 +50,11 @@ class Content(NamedTuple):
     container: str  # "safetensors", "npz", "pth", "h5", "caffemodel"
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+
+
+def values_at(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> np.ndarray:
+    """An array whose values lie one after the other in a file, from byte `offset` on."""
+    return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
 
 
 def open_weights(path: Path | str) -> Content:

@@ -21,11 +21,10 @@ from numpy.lib import format as npy
 from safetensors import safe_open
 
 from tinyfcn.errors import InputError
-from tinyfcn.formats import DESCRIPTION, Content, Tensor
+from tinyfcn.formats import DEFLATE, DESCRIPTION, Content, Tensor, values_at
 
 SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
 DTYPES = {f"{kind.upper()}{8 * n}": f"<{kind}{n}" for kind, sizes in SIZES.items() for n in sizes} | {"BOOL": "?"}
-DEFLATE = 1032  # a deflated byte gives at most so many: zlib's technical details
 LONGEST = 1 << 20  # bytes of a description
 
 
@@ -43,13 +42,9 @@ def read_safetensors(path: Path) -> Content:
         if about["dtype"] not in DTYPES:
             raise InputError(f"{name} is {about['dtype']}, which NumPy has not: save it as F32")
         shape, dtype = tuple(about["shape"]), np.dtype(DTYPES[about["dtype"]])
-        tensors[name] = Tensor(shape, dtype, partial(_safetensor, path, shape, dtype, 8 + length + about["data_offsets"][0]))
+        # By hand, since the package maps the file into memory and copies from there, which takes twice the memory.
+        tensors[name] = Tensor(shape, dtype, partial(values_at, path, shape, dtype, 8 + length + about["data_offsets"][0]))
     return Content("safetensors", tensors, _described(text))
-
-
-def _safetensor(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int) -> np.ndarray:
-    """By hand, since the package maps the file into memory and copies from there, which takes twice the memory."""
-    return np.fromfile(path, dtype, math.prod(shape), offset=offset).reshape(shape)
 
 
 def read_npz(path: Path) -> Content:

@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from tinyfcn.errors import InputError
-from tinyfcn.formats import Content, Tensor
+from tinyfcn.formats import Content, Tensor, values_at
 
 TYPES = {4: "Convolution", 6: "Dropout", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 39: "Deconvolution"}
 DATA: dict[int, np.dtype] = {5: np.dtype("<f4"), 8: np.dtype("<f8")}
@@ -105,11 +105,7 @@ def _blob(path: Path, file: BinaryIO, name: str, blob: Field) -> Tensor:
     dtype = DATA[values.number]
     if len(shape) > 32 or math.prod(shape) * dtype.itemsize != values.end - values.start:
         raise InputError(f"{name} has shape {shape} but {values.end - values.start} bytes of {dtype}")
-    return Tensor(shape, dtype, partial(_values, path, dtype, values.start, shape))
-
-
-def _values(path: Path, dtype: np.dtype, start: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.fromfile(path, dtype, math.prod(shape), offset=start).reshape(shape)
+    return Tensor(shape, dtype, partial(values_at, path, shape, dtype, values.start))
 
 
 def _dims(file: BinaryIO, shape: Field) -> list[int]:

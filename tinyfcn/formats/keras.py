@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.errors import InputError
-from tinyfcn.formats import Content, Tensor
+from tinyfcn.formats import DEFLATE, Content, Tensor
 
 LAYERS = ("layers", "_layer_checkpoint_dependencies")
-DEFLATE = 1032  # a compressed byte gives at most so many
 
 
 def read(path: Path) -> Content:

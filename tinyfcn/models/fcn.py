@@ -156,10 +156,12 @@ class FCN(Network):
 
     def tensors(self) -> dict[str, np.ndarray]:
         """As published: upsampling layers are there with their weights, also those that are fixed and no parameters here."""
-        fixed = {f"{layer}.weight": kernel for layer, kernel in self.kernels.items() if f"{layer}.weight" not in self.params}
-        names = {name: self.published.get(name, name) for name in fixed}
-        bilinear = {names[name]: ops.bilinear_weight(self.num_classes, kernel, self.dtype) for name, kernel in fixed.items()}
-        return super().tensors() | bilinear
+        tensors = super().tensors()
+        for layer, kernel in self.kernels.items():
+            name = f"{layer}.weight"
+            if name not in self.params:
+                tensors[self.published.get(name, name)] = ops.bilinear_weight(self.num_classes, kernel, self.dtype)
+        return tensors
 
     def assign(
         self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
