@@ -58,6 +58,15 @@ def pixels(array: Array) -> Array:
     return array.transpose(2, 3, 0, 1)
 
 
+def in_order_of(like: Array, array: Array) -> Array:
+    """The array with its axes in memory in the order of those of `like`, an array of its shape: itself, or a copy."""
+    if array.strides == like.strides:
+        return array
+    copy = array_module(like, array).empty_like(like, dtype=array.dtype)
+    copy[...] = array
+    return copy
+
+
 def to_host(array: Array) -> np.ndarray:
     """Return the array as a NumPy array: itself on a CPU, a copy where it lives on a GPU."""
     return array.get() if array_module(array) is not np else array

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tinyfcn.backend import Array, array_module
+from tinyfcn.backend import Array, array_module, in_order_of, pixels
 from tinyfcn.parallel import in_pieces
 
 Update = Callable[[str, Array], None]
@@ -116,9 +116,9 @@ def _update_all(update: Update, grads: dict[str, Array]) -> None:
 def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *moments: Array) -> None:
     """Call `change` with pieces of the arrays; parameter and moments are updated through them.
 
-    Raises ValueError for a parameter that is not contiguous.
+    Raises ValueError for a parameter that is not contiguous, neither as it is nor pixel by pixel.
     """
-    if not param.flags.c_contiguous:
+    if not (param.flags.c_contiguous or (param.ndim == 4 and pixels(param).flags.c_contiguous)):
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
     in_pieces(change, param, gradient, *moments)
 
@@ -128,6 +128,6 @@ def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:
 
 
 def _moment(state: dict[str, Array], name: str, like: Array) -> Array:
-    if name not in state:
-        state[name] = array_module(like).zeros(like.shape, like.dtype)  # contiguous, whatever the gradient is
+    """The moment `name`, which is 0 at first, in the order in memory of the parameter `like`."""
+    state[name] = in_order_of(like, state[name]) if name in state else array_module(like).zeros_like(like)
     return state[name]

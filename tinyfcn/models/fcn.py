@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module
+from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
 from tinyfcn.models.alignment import IMAGE
@@ -100,6 +100,8 @@ class FCN(Network):
         shapes = self.shapes(num_classes, width)
         drawn = {name: shape for name, shape in shapes.items() if not name.startswith("upscore")}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
+        if self.fc6_padding:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
+            self.params["fc6.weight"] = pixels(xp.ascontiguousarray(pixels(self.params["fc6.weight"])))
         for layer in learned:
             self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)
 

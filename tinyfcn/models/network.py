@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops, weights
-from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.backend import Array, in_order_of, to_device, to_host
 from tinyfcn.models.border import Stretch, stretch, stretch_backward
 from tinyfcn.optim import Update
 
@@ -173,6 +173,6 @@ class Network:
         report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
-            self.params[name] = to_device(value, self.xp)
+            self.params[name] = in_order_of(self.params[name], to_device(value, self.xp))
         self.preprocessing = description.get("preprocessing", self.preprocessing)
         return report

@@ -24,8 +24,9 @@ and ReLU are applied too. Bands run on several threads; see `tinyfcn.parallel`.
 In g groups (Krizhevsky et al., 2012), filters and input channels are each cut into g equal parts, and the filters of the k-th
 part see the inputs of the k-th part only: g convolutions side by side, over slices of the channels.
 
-3x3 kernels at stride 1, which do nearly all of VGG's work, take the shorter way of `tinyfcn.ops.winograd` where it is faster.
-The environment variable TINYFCN_CONV=plain sends them here as well.
+3x3 kernels at stride 1, which do nearly all of VGG's work, take the shorter way of `tinyfcn.ops.winograd` where it is faster,
+and weights that lie in memory tap by tap, such as a padded fc6's, that of `tinyfcn.ops.taps`. The environment variable
+TINYFCN_CONV=plain sends them here as well.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from itertools import product
+from types import ModuleType
 from typing import NamedTuple
 
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.errors import InputError
-from tinyfcn.ops import _check, winograd
+from tinyfcn.ops import _check, taps, winograd
 from tinyfcn.parallel import bands, cut, each, parallel, thread_count
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
@@ -116,10 +118,12 @@ def conv2d_forward(
             f"x of {x.shape[2:]} padded by {geometry.padding}"
         )
     y = empty_pixels(xp, (len(x), len(weight), *size), x.dtype)
-    fast = _takes_winograd(weight, geometry, size, groups)
+    way = _way(weight, geometry, size, groups)
     for x_k, w_k, b_k, y_k in _side_by_side(groups, (x, 1), (weight, 0), (bias, 0), (y, 1)):
-        if fast:
+        if way is winograd:
             winograd.correlate(x_k, w_k, geometry.padding, y_k, bias=b_k, relu=relu)
+        elif way is taps:
+            taps.correlate(x_k, w_k, geometry.padding, y_k, b_k, relu)
         else:
             correlate(x_k, w_k, geometry, y_k, b_k, relu)
     return y, (x, weight, bias is not None, geometry, groups, y if relu else None)
@@ -135,11 +139,14 @@ def conv2d_backward(dy: Array, cache: tuple, *, need_dx: bool = True) -> tuple[A
     x, weight, has_bias, geometry, groups, y = cache
     xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])))
-    fast = _takes_winograd(weight, geometry, dy.shape[2:], groups)
-    dx = (empty_pixels if fast else zero_pixels)(xp, x.shape, x.dtype) if need_dx else None
+    way = _way(weight, geometry, dy.shape[2:], groups)
+    if way is taps:
+        dx, dweight, dbias = taps.gradients(dy, x, weight, geometry.padding, gate=y, need_dx=need_dx)
+        return dx, dweight, dbias if has_bias else None
+    dx = (empty_pixels if way is winograd else zero_pixels)(xp, x.shape, x.dtype) if need_dx else None
     found = []
     for dy_k, x_k, w_k, y_k, dx_k in _side_by_side(groups, (dy, 1), (x, 1), (weight, 0), (y, 1), (dx, 1)):
-        if fast:
+        if way is winograd:
             found.append(winograd.correlate_weight_gradient(dy_k, x_k, geometry.padding, gate=y_k))
             if need_dx:  # each input collects what the windows around it ask for: a convolution with the kernel turned round
                 turned = w_k[:, :, ::-1, ::-1].swapaxes(0, 1)
@@ -160,13 +167,18 @@ def _side_by_side(groups: int, *arrays: tuple[Array | None, int]) -> Iterator[tu
     return zip(*slices, strict=True)
 
 
-def _takes_winograd(weight: Array, geometry: Geometry, size: tuple[int, int], groups: int) -> bool:
-    path = os.environ.get("TINYFCN_CONV", "fast")
-    if path not in ("fast", "plain"):
-        raise InputError(f"TINYFCN_CONV must be fast or plain, got {path!r}")
+def _way(weight: Array, geometry: Geometry, size: tuple[int, int], groups: int) -> ModuleType | None:
+    """The module with a faster way for such a convolution; None for the one in this file."""
+    choice = os.environ.get("TINYFCN_CONV", "fast")
+    if choice not in ("fast", "plain"):
+        raise InputError(f"TINYFCN_CONV must be fast or plain, got {choice!r}")
+    if choice == "plain" or not geometry.stride == geometry.dilation == (1, 1):
+        return None
     channels = min(len(weight) // groups, weight.shape[1])  # a group's outputs, and its inputs
-    large_enough = channels >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS
-    return path == "fast" and large_enough and geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    if geometry.kernel == (3, 3) and channels >= WINOGRAD_CHANNELS and size[0] * size[1] >= WINOGRAD_PIXELS:
+        return winograd
+    tap_by_tap = pixels(weight).flags.c_contiguous and geometry.kernel != (1, 1)
+    return taps if groups == 1 and tap_by_tap else None
 
 
 def window_geometry(op: str, weight: Array, stride, padding, dilation) -> Geometry:
