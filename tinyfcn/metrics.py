@@ -20,30 +20,46 @@ SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou
 class ConfusionMatrix:
     """Counts pixels by true and predicted class, and computes the scores from the counts.
 
-    `counts[i, j]` are the pixels of class i that were predicted as class j. Classes that no label has are left out of
+    Classes that no label has are left out of
     the means: their IU and accuracy are NaN in `iou` and `accuracy`. Without any pixel, all scores are NaN.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.counts = np.zeros((num_classes, num_classes), np.int64)
+        self._counts = np.zeros((num_classes, num_classes), np.int64)
+        self._pending: Array | None = None  # counts that lie where the labels do, and are not yet in `_counts`
 
     def update(self, labels: Array, predictions: Array) -> None:
         """Count integer arrays of the same shape, host or device; pixels labelled `ignore_index` do not count.
 
-        Raises ValueError where shapes differ or a value is not a class.
+        Raises ValueError where shapes differ or a value is not a class. On a GPU nobody waits here: counts add up on the
+        device until somebody asks for them, and a value that is not a class raises then.
         """
         xp = array_module(labels, predictions)
         if labels.shape != predictions.shape:
             raise ValueError(f"labels of shape {labels.shape} do not fit predictions of shape {predictions.shape}")
-        counted = labels != self.ignore_index
-        truth, guess = labels[counted].astype(np.int64), predictions[counted].astype(np.int64)
-        for name, values in (("label", truth), ("prediction", guess)):
-            outside = values[(values < 0) | (values >= self.num_classes)]
-            if outside.size:
-                raise ValueError(f"{name} {int(outside[0])} is not among the {self.num_classes} classes")
-        counts = xp.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
-        self.counts += to_host(counts).reshape(self.counts.shape)
+        truth, guess = labels.astype(np.int64), predictions.astype(np.int64)
+        counted = truth != self.ignore_index
+        outside = [counted & ((values < 0) | (values >= self.num_classes)) for values in (truth, guess)]
+        for name, values, where in zip(("label", "prediction"), (truth, guess), outside, strict=True):
+            if xp is np and where.any():
+                raise ValueError(f"{name} {values[where][0]} is not among the {self.num_classes} classes")
+        if self._pending is None:  # for each pair of classes, for values that are no classes, and for ignored pixels
+            self._pending = xp.zeros(self._counts.size + 2, np.uint64)
+        place = xp.where(counted, truth * self.num_classes + guess, self._counts.size + 1)
+        place = xp.where(outside[0] | outside[1], self._counts.size, place)
+        xp.add.at(self._pending, place.ravel(), xp.ones((), np.uint64))  # CuPy's bincount would wait
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Pixels of class i that were predicted as class j, (num_classes, num_classes), on the host."""
+        if self._pending is not None:
+            *counts, outside, _ = to_host(self._pending).astype(np.int64)
+            self._pending = None
+            if outside:
+                raise ValueError(f"{outside} pixels have a label or prediction not among the {self.num_classes} classes")
+            self._counts += np.reshape(counts, self._counts.shape)
+        return self._counts
 
     @property
     def pixel_accuracy(self) -> float:

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 
 WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
 PIECE = 1 << 16  # entries of one array: a few such pieces stay in the cache together
+GPU_TIMES = 64  # as much as fits into a processor's cache makes a GPU busy, and its calls worth their overhead
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -48,6 +49,16 @@ def thread_count() -> int:
     return int(text)
 
 
+def workers(xp: ModuleType) -> int:
+    """Threads to share work out to: one for a GPU, which has its own ways."""
+    return thread_count() if xp is np else 1
+
+
+def at_once(xp: ModuleType, amount: int) -> int:
+    """How much to work on at a time, where that is `amount` on a processor, for the sake of its cache."""
+    return amount if xp is np else GPU_TIMES * amount
+
+
 def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
     """Deal `pieces` out to the threads, in order and in equal shares, and return what `work` returns for each share.
 
@@ -55,7 +66,7 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
     allocates its scratch arrays once and reuses them for all of its pieces, and must not call `parallel` itself. A GPU needs no
     threads: `work` gets everything.
     """
-    shares = [pieces[share] for share in cut(len(pieces), thread_count() if xp is np else 1)]
+    shares = [pieces[share] for share in cut(len(pieces), workers(xp))]
     if xp is not np:
         return [work(share) for share in shares]
     if not shares:
@@ -75,7 +86,7 @@ def each(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequenc
     All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `parallel`.
     """
     todo = iter(pieces)
-    parallel(xp, lambda _: work(todo), range(min(thread_count(), len(pieces))))
+    parallel(xp, lambda _: work(todo), range(min(workers(xp), len(pieces))))
 
 
 def bands(rows: int, row_size: int, target: int) -> list[slice]:
@@ -102,11 +113,12 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
         for piece in todo:
             change(*(array[piece] for array in flat))
 
-    pieces = cut(len(flat[0]), -(-flat[0].size // PIECE))
+    xp = array_module(*arrays)
+    pieces = cut(len(flat[0]), -(-flat[0].size // at_once(xp, PIECE)))
     if len(pieces) < WORTH_WAKING:
         work(pieces)
     else:
-        each(array_module(*arrays), work, pieces)
+        each(xp, work, pieces)
 
 
 def _flat(arrays: Sequence[Array]) -> list[Array]:

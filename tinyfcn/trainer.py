@@ -154,8 +154,8 @@ def predict(net: FCN, image: np.ndarray, max_side: int | None = None) -> Array:
     the nearest one that was labelled.
     """
     shrunk, _ = shrink(image, np.zeros(image.shape[:2], np.uint8), max_side)
-    x = normalise(shrunk[None], net.preprocessing).astype(net.dtype, copy=False)
-    label = net.predict(to_device(x, net.xp))[0]
+    x = normalise(to_device(shrunk, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
+    label = net.predict(x)[0]
     rows, columns = (
         (2 * net.xp.arange(full) + 1) * small // (2 * full) for full, small in zip(image.shape[:2], label.shape, strict=True)
     )
@@ -318,7 +318,7 @@ class Run:
                     self.save()
                     raise KeyboardInterrupt
                 net.rng = net.xp.random.default_rng([config.seed, 3, step])
-                x = to_device(normalise(pixels, net.preprocessing), net.xp)
+                x = normalise(to_device(pixels, net.xp), net.preprocessing)
                 lr_factor = factor(step / config.steps)
                 losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))
                 self.step = step + 1

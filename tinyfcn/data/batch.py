@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tinyfcn.backend import Array, array_module
 from tinyfcn.data.voc import IGNORE, Pair
 from tinyfcn.errors import InputError
 
@@ -37,19 +38,20 @@ PREPROCESSING = {
 MEAN_COLOUR = (124, 116, 104)
 
 
-def normalise(images: np.ndarray, name: str) -> np.ndarray:
-    """Pictures as a network wants them: (N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32, C-contiguous.
+def normalise(images: Array, name: str) -> Array:
+    """Pictures as a network wants them: (N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32, C-contiguous, where the pictures are.
 
-    ``name`` is a key of `PREPROCESSING`; raises `InputError` for another.
+    A picture that goes to a GPU should go there first: it takes a quarter of the bytes before. ``name`` is a key of `PREPROCESSING`; raises `InputError` for another.
     """
     if name not in PREPROCESSING:
         raise InputError(f"no preprocessing is called {name!r}; give one of {', '.join(PREPROCESSING)}")
     channels, scale, mean, std = PREPROCESSING[name]
     count, height, width, _ = images.shape
-    out = np.empty((count, 3, height, width), np.float32)
+    xp = array_module(images)
+    out = xp.empty((count, 3, height, width), np.float32)
     for channel, letter in enumerate(channels):
         plane = out[:, channel]
-        np.multiply(images[..., "RGB".index(letter)], np.float32(scale / std[channel]), out=plane)
+        xp.multiply(images[..., "RGB".index(letter)], np.float32(scale / std[channel]), out=plane)
         plane -= np.float32(mean[channel] / std[channel])
     return out
 

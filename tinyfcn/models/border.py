@@ -23,8 +23,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from tinyfcn.backend import Array, array_module, pixels
 
 
@@ -72,9 +70,10 @@ def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array,
     xp = array_module(x)
     y = pixels(x)
     for axis, size in enumerate(image_size):
-        times = np.ones(y.shape[axis], np.int64)
-        times[[*how.places(size)]] += how.copies
-        y = y.take(xp.asarray(np.repeat(np.arange(len(times)), times)), axis)
+        before, after = how.places(size)
+        parts = _cut(y, axis, (0, before, before + 1, after, after + 1, y.shape[axis]))
+        parts[1::2] = (xp.repeat(part, how.copies + 1, axis) for part in parts[1::2])
+        y = xp.concatenate(parts, axis)
     return pixels(y), (image_size, how)
 
 
@@ -86,8 +85,12 @@ def stretch_backward(dy: Array, cache: tuple) -> Array:
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
         after += how.copies  # where its copies begin in dy
-        ends = [0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]]
-        parts = [dx[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(ends)]
-        repeated = (part.sum(axis, keepdims=True) for part in parts[1::2])
-        dx = xp.concatenate([parts[0], next(repeated), parts[2], next(repeated), parts[4]], axis)
+        parts = _cut(dx, axis, (0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]))
+        parts[1::2] = (part.sum(axis, keepdims=True) for part in parts[1::2])
+        dx = xp.concatenate(parts, axis)
     return pixels(dx)
+
+
+def _cut(a: Array, axis: int, ends: Sequence[int]) -> list[Array]:
+    """The pieces of an array between these places on an axis."""
+    return [a[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(ends)]

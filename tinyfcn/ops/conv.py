@@ -41,7 +41,7 @@ from typing import NamedTuple
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, taps, winograd
-from tinyfcn.parallel import bands, cut, each, parallel, thread_count
+from tinyfcn.parallel import at_once, bands, cut, each, parallel, workers
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
@@ -213,9 +213,9 @@ def correlate(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array
             if relu:
                 xp.maximum(out, 0, out=out)
 
-    pieces = _bands(w.shape[1] * x.itemsize, y.shape)
-    few = len(pieces) < thread_count() and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
-    each(xp, work, list(product(pieces, cut(len(w), thread_count() if few else 1))))
+    pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
+    few = len(pieces) < workers(xp) and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
+    each(xp, work, list(product(pieces, cut(len(w), workers(xp) if few else 1))))
 
 
 def correlate_input_gradient(
@@ -239,11 +239,11 @@ def add_input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
             block = w[:, channels.start * taps : channels.stop * taps]
-            for rows in _bands(block.shape[1] * dy.itemsize, dy.shape):
+            for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
                 columns = block.T @ _outputs(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
                 _scatter(columns, dx[:, channels], rows, geometry, dy.shape[3])
 
-    parallel(xp, work, _channel_blocks(weight.shape, dy.itemsize))
+    parallel(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
 
 
 def correlate_weight_gradient(
@@ -256,13 +256,13 @@ def correlate_weight_gradient(
     xp = array_module(dy, x)
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
-    every_band = _bands(depth * dy.itemsize, dy.shape)
+    every_band = _bands(xp, depth * dy.itemsize, dy.shape)
     share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
     if share_bands:
-        shares = cut(len(every_band), thread_count())
+        shares = cut(len(every_band), workers(xp))
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
-        pieces = [(0, every_band, channels) for channels in _channel_blocks(weight_shape, dy.itemsize)]
+        pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize)]
     if not every_band:  # no images
         return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
     sums = pieces[-1][0] + 1
@@ -288,17 +288,17 @@ def correlate_weight_gradient(
     return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
 
 
-def _bands(column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:
+def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:
     """Cut the rows of the outputs (N, C_out, H_out, W_out) into bands whose columns fit into the cache."""
     batch, _, height, width = y_shape
-    return bands(height, width * batch, max(BAND_BYTES // column_bytes, BAND_COLUMNS))
+    return bands(height, width * batch, max(at_once(xp, BAND_BYTES) // column_bytes, BAND_COLUMNS))
 
 
-def _channel_blocks(weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
+def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
     """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
     channels = weight_shape[1]
     block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
-    return cut(channels, max(thread_count() if block_bytes > SHARED_BYTES else 1, block_bytes // BLOCK_BYTES))
+    return cut(channels, max(workers(xp) if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))
 
 
 def _outputs(dy: Array, gate: Array | None, rows: slice) -> Array:

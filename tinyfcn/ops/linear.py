@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import cut, parallel, thread_count
+from tinyfcn.parallel import cut, parallel, workers
 
 
 def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple]:
@@ -48,5 +48,5 @@ def _product(a: Array, b: Array) -> Array:
         for columns in share:
             xp.matmul(a, b[:, columns], out=y[:, columns])
 
-    parallel(xp, work, cut(b.shape[1], thread_count()))
+    parallel(xp, work, cut(b.shape[1], workers(xp)))
     return y

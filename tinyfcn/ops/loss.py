@@ -23,7 +23,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import cut, each, in_pieces
+from tinyfcn.parallel import at_once, cut, each, in_pieces
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -46,7 +46,8 @@ def softmax_cross_entropy_forward(
 
     Any number of axes may follow (N, C) in scores and (N,) in labels.
     Raises TypeError for labels that are not integers, and ValueError for shapes that do not fit, an unknown reduction, or
-    a label that is neither a class nor `ignore_index`.
+    a label that is neither a class nor `ignore_index`. On a GPU such a label makes loss and gradient NaN at its pixel instead,
+    and in the sum and mean: to raise an error, the host would have to wait for the device at every step.
     """
     op = "softmax_cross_entropy"
     xp = _check.arrays(op, {"class_weight": class_weight}, scores=scores)
@@ -59,15 +60,16 @@ def softmax_cross_entropy_forward(
     classes = scores.shape[1]
     if class_weight is not None:
         _check.shape(op, "class_weight", class_weight, (classes,))
-    counted = labels != ignore_index
-    index = xp.where(counted, labels, 0).astype(np.int64)  # ignored pixels look up class 0, with weight 0
-    outside = (index < 0) | (index >= classes)
-    if outside.any():
+    index = labels.astype(np.int64)
+    counted = index != ignore_index
+    outside = counted & ((index < 0) | (index >= classes))
+    if xp is np and outside.any():
         raise ValueError(
-            f"{op}: label {int(index[outside][0])} is not among the {classes} classes 0 to {classes - 1}, "
+            f"{op}: label {index[outside][0]} is not among the {classes} classes 0 to {classes - 1}, "
             f"nor the ignore label {ignore_index}"
         )
-    weight = counted.astype(scores.dtype)
+    index = xp.where(counted & ~outside, index, 0)  # others look up class 0, with weight 0 or NaN
+    weight = xp.where(outside, np.nan, counted).astype(scores.dtype)
     if class_weight is not None:
         weight *= class_weight[index]
     if reduction == "mean":
@@ -92,7 +94,7 @@ def softmax_cross_entropy_forward(
             g *= w / total
             g[place] -= w  # w (softmax - [k = t])
 
-    pieces = cut(count, -(-count // PIXELS))
+    pieces = cut(count, -(-count // at_once(xp, PIXELS)))
     each(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
     loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
     return loss, (gradient.reshape(scores.shape), loss.shape)

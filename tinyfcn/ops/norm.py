@@ -26,7 +26,7 @@ from numbers import Real
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops import _check
-from tinyfcn.parallel import PIECE, bands, each
+from tinyfcn.parallel import PIECE, at_once, bands, each
 
 
 def local_response_norm_forward(
@@ -100,5 +100,5 @@ def _in_bands(change: Callable[..., None], *arrays: Array) -> None:
         for rows in todo:
             change(*(array[rows] for array in last))
 
-    first = last[0]
-    each(array_module(*arrays), work, bands(len(first), first.size // max(len(first), 1), PIECE))
+    xp, first = array_module(*arrays), last[0]
+    each(xp, work, bands(len(first), first.size // max(len(first), 1), at_once(xp, PIECE)))

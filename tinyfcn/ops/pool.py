@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from tinyfcn.backend import Array, empty_pixels, pixels, zero_pixels
+from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, each
+from tinyfcn.parallel import at_once, bands, each
 
 BAND_BYTES = 1 << 18  # outputs of a band: with their inputs, four times as many, they stay in the cache
 
@@ -114,7 +114,9 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
 
 
 def _bands(y: Array) -> list[slice]:
-    return bands(y.shape[2], y.shape[3], max(BAND_BYTES // max(y.itemsize * y.shape[0] * y.shape[1], 1), 1))
+    return bands(
+        y.shape[2], y.shape[3], max(at_once(array_module(y), BAND_BYTES) // max(y.itemsize * y.shape[0] * y.shape[1], 1), 1)
+    )
 
 
 def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[tuple[tuple, tuple]]:

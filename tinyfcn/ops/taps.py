@@ -29,7 +29,7 @@ from itertools import product
 
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import cut, parallel, thread_count
+from tinyfcn.parallel import cut, parallel, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
 
@@ -50,7 +50,7 @@ def correlate(x: Array, weight: Array, padding: tuple[int, int], y: Array, bias:
                 xp.maximum(total, 0, out=total)
             pixels(y)[..., filters] = total
 
-    parallel(xp, work, cut(len(weight), thread_count()))
+    parallel(xp, work, cut(len(weight), workers(xp)))
 
 
 def gradients(

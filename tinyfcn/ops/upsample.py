@@ -27,7 +27,7 @@ from tinyfcn.ops.conv import (
     correlate_weight_gradient,
     window_geometry,
 )
-from tinyfcn.parallel import PIECE, cut, each
+from tinyfcn.parallel import PIECE, at_once, cut, each
 
 
 def conv_transpose2d_forward(
@@ -157,13 +157,12 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
         for part in todo:
             xp.matmul(left, maps[part] @ right, out=y[part])
 
-    each(xp, work, cut(len(maps), -(-y.size // PIECE)))
+    each(xp, work, cut(len(maps), -(-y.size // at_once(xp, PIECE))))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:
-    line = bilinear_filter(kernel_size)
-    matrix = np.zeros(((size - 1) * stride + kernel_size, size), dtype)
-    for r in range(size):
-        matrix[r * stride : r * stride + kernel_size, r] = line
-    return xp.asarray(matrix)
+    """U, made where it is used: entry (i, r) is `bilinear_filter` at i - r s, whose triangle is 0 beyond the kernel's taps."""
+    tap = xp.arange((size - 1) * stride + kernel_size)[:, None] - stride * xp.arange(size)
+    triangle = 1 - abs(tap - (kernel_size - 1) / 2) / ((kernel_size + 1) // 2)
+    return xp.maximum(triangle, 0).astype(dtype)

@@ -51,6 +51,7 @@ What each step wins, at two layers of FCN-8s for an image of 500x500 (float32, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import chain, cycle
 from math import prod
 from types import ModuleType
@@ -60,7 +61,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import bands, cut, each, parallel, thread_count
+from tinyfcn.parallel import at_once, bands, cut, each, parallel, workers
 
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
@@ -119,7 +120,7 @@ def correlate(
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
     u = _kernel_spectra(weight)  # (36, C_in, C_out)
-    a_t, b_t = xp.asarray(A_T, x.dtype), xp.asarray(B_T, x.dtype)
+    a_t, b_t, _ = _matrices(xp, x.dtype)
     target = pixels(y)
     blocks = _blocks(y, max(c_in, c_out))
 
@@ -156,9 +157,9 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     # threads share the filters: then there is one sum and not one for each thread.
     tiles = sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
     if 0 < 64 * tiles < c_out * c_in:
-        pieces = [(blocks, filters) for filters in cut(c_out, thread_count())]
+        pieces = [(blocks, filters) for filters in cut(c_out, workers(xp))]
     else:
-        pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), thread_count())]
+        pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), workers(xp))]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
         return [_gradient_of_filters(dy, gate, filters, x, padding, part) for part, filters in share]
@@ -180,29 +181,30 @@ def _gradient_of_filters(
     c_out, c_in = dy.shape[1], x.shape[1]
     inputs = _buffers(xp, x.dtype, blocks, len(x) * c_in)
     outputs = _buffers(xp, x.dtype, blocks, len(x) * c_out)
-    a, b_t = xp.asarray(A_T.T, x.dtype), xp.asarray(B_T, x.dtype)
+    a_t, b_t, both = _matrices(xp, x.dtype)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
     for block in blocks:
         v = _spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
-        dm = _spectra(a, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
+        dm = _spectra(a_t.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
         if block is blocks[0]:
             xp.matmul(dm.swapaxes(1, 2), v, out=du)
         else:
             du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
         dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
-    return (du.reshape(36, -1).T @ _both_sides(xp, du.dtype)).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
+    return (du.reshape(36, -1).T @ both).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
 
 def _blocks(y: Array, channels: int) -> list[Block]:
     """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once a block
     costs less than reading the tiles."""
+    xp = array_module(y)
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
     tile_bytes = 36 * channels * y.itemsize
-    tiles = max(BAND_BYTES // tile_bytes, 2 * channels // 3)
-    a_share = max(-(-n * high * wide // thread_count()), WORTH_WAKING_BYTES // tile_bytes, 1)
+    tiles = max(at_once(xp, BAND_BYTES) // tile_bytes, 2 * channels // 3)
+    a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
         for columns in cut(wide, -(-wide // BAND_WIDTH))
@@ -215,20 +217,22 @@ def _kernel_spectra(weight: Array) -> Array:
     xp = array_module(weight)
     c_out, c_in = weight.shape[:2]
     u = xp.empty((36, c_in * c_out), weight.dtype)
-    both = _both_sides(xp, weight.dtype)
+    *_, both = _matrices(xp, weight.dtype)
 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
             kernels = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
             xp.matmul(both, kernels, out=u[:, channels.start * c_out : channels.stop * c_out])
 
-    parallel(xp, work, cut(c_in, thread_count() if c_in * c_out > MANY_KERNELS else 1))
+    parallel(xp, work, cut(c_in, workers(xp) if c_in * c_out > MANY_KERNELS else 1))
     return u.reshape(36, c_in, c_out)
 
 
-def _both_sides(xp: ModuleType, dtype: Any) -> Array:
-    """The matrix (36, 9) that takes g to G g G^T."""
-    return xp.asarray(np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9), dtype)
+@cache
+def _matrices(xp: ModuleType, dtype: Any) -> tuple[Array, Array, Array]:
+    """A^T, B^T, and the matrix (36, 9) that takes g to G g G^T. They go to a GPU once, not with every convolution."""
+    both = np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9)
+    return xp.asarray(A_T, dtype), xp.asarray(B_T, dtype), xp.asarray(both, dtype)
 
 
 def _buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Any:
