@@ -30,6 +30,8 @@ def small(task, contenders, weight=(20, 17, 3, 3)):
 def quick(monkeypatch):
     """As little as can be timed."""
     monkeypatch.setattr(bench, "PRODUCT", 64)
+    monkeypatch.setattr(bench, "COPY", 64)
+    monkeypatch.setattr(stopwatch, "CALL_SECONDS", 0.01)
     monkeypatch.setattr(stopwatch, "WARM_UPS", 1)
     monkeypatch.setattr(stopwatch, "PAUSE", 0)
 

@@ -7,11 +7,16 @@ and device in `to_host` and `to_device` and nowhere else.
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_info
+
+from tinyfcn.errors import InputError, one_line
 
 Array = Any  # numpy.ndarray or cupy.ndarray; the two have no common type
 
@@ -86,12 +91,52 @@ def choose_device(device: str = "auto") -> ModuleType:
         raise ValueError(f"device must be auto, cpu or gpu, got {device!r}")
     if device == "cpu":
         return np
-    try:
-        import cupy
+    why_not = why_no_gpu()
+    if why_not is None:
+        return import_module("cupy")
+    if device == "gpu":
+        raise RuntimeError(f"no GPU: {why_not} (--device cpu runs without)")
+    return np
 
-        cupy.cuda.runtime.getDeviceCount()  # raises where there is no driver or no device
-        return cupy
-    except Exception as error:  # ImportError, or any of the CUDA runtime's own errors
-        if device == "gpu":
-            raise RuntimeError(f"no GPU: {error} (CuPy and a CUDA driver are needed; --device cpu runs without)") from error
-        return np
+
+def why_no_gpu() -> str | None:
+    """Let CuPy do a first small computation; returns what is in the way, in one line, or None where a GPU answers."""
+    try:
+        cupy = import_module("cupy")
+        if cupy.cuda.runtime.getDeviceCount() < 1:
+            return "CUDA finds no device"
+        x = cupy.asarray(np.ones(2, np.float32))
+        (x + x).get()  # compiles a kernel and runs it, so that what is missing is known here
+        return None
+    except ModuleNotFoundError as error:
+        if error.name == "cupy":
+            return "CuPy is not installed (cupy-cuda12x or cupy-cuda13x)"
+        return f"CuPy does not start: {error}"
+    except MemoryError as error:
+        return f"the device's memory is full: {one_line(str(error))}"
+    except Exception as error:  # CUDA's runtime, compiler and libraries have errors of their own
+        return one_line(str(error)) or type(error).__name__
+
+
+def describe_device(xp: ModuleType) -> str:
+    """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS SkylakeX, 2 threads", "CuPy 14.0.1, NVIDIA H100"."""
+    if xp is np:
+        libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
+        names = {f"{info['internal_api']} {info.get('architecture', '')}".strip() for info in libraries}
+        names = {name.replace("openblas", "OpenBLAS").replace("mkl", "MKL") for name in names}
+        return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads"])
+    properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
+    return f"CuPy {xp.__version__}, {properties['name'].decode()}"
+
+
+def thread_count() -> int:
+    """Threads that bands run on: TINYFCN_THREADS, or one for each core that this process may use.
+
+    Raises InputError where TINYFCN_THREADS is no number from 1 up.
+    """
+    text = os.environ.get("TINYFCN_THREADS")
+    if text is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not (text.isdecimal() and int(text) > 0):
+        raise InputError(f"TINYFCN_THREADS must be a number of threads from 1 up, got {text!r}")
+    return int(text)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,18 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from tinyfcn import __version__, command
+from tinyfcn.backend import describe_device
 from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.parallel import thread_count
+from tinyfcn.report import open_device
 from tinyfcn.stopwatch import Measurement, answers, measure
 
 DESCRIPTION = """\
 Time FCN-8s on this machine: tinyfcn, and PyTorch and ONNX Runtime where they are installed, each in a process of its own.
+With --device gpu on a GPU, between events of the device: CuPy, and PyTorch where it has CUDA.
 Without arguments: a net of a quarter of the width, well under a minute on two cores.
 
   python -m tinyfcn.bench --full --plot bench.png      all of it, at full width: some ten minutes and 10 GB of memory
@@ -34,9 +38,11 @@ Without arguments: a net of a quarter of the width, well under a minute on two c
 NOTES = """\
 GFLOP/s: operations of the convolutions by their definition, over the median time. There are ways to do with fewer, such as
 Winograd's, so that more than 100 % of the peak is possible. memory: the peak of the process, with all that it has loaded.
+GB/s, on a GPU: each weight, input and output of the convolutions once, over the median time, and its share of a plain copy's.
 / PyTorch: time over PyTorch's; below 1 is faster. The same for ONNX Runtime."""
 
 PRODUCT = 4096  # side of the matrices whose product shows the machine's peak
+COPY = 1 << 26  # float32 numbers whose copy shows the memory's
 SIDE = 500  # pixels, of the paper's images
 SIDES = (125, 250, 500, 1000)  # of --growth
 FORWARD = (TINYFCN, PLAIN, TORCH, ONNX)
@@ -89,11 +95,17 @@ def works(options: argparse.Namespace) -> list[Work]:
     return list(dict.fromkeys(chosen))
 
 
+def on_device(work: Work, device: str) -> Work:
+    contenders = work.contenders if device == "cpu" else tuple(name for name in work.contenders if name != ONNX)
+    return work._replace(device=device, contenders=contenders)
+
+
 # The machine
 
 
-def machine() -> dict[str, Any]:
+def machine(xp: ModuleType) -> dict[str, Any]:
     return {
+        "device": describe_device(xp),
         "cpu": _cpu(),
         "threads": thread_count(),
         "python": platform.python_version(),
@@ -136,8 +148,9 @@ def describe(facts: dict[str, Any]) -> str:
 # The table
 
 
-def records(group: Sequence[Measurement], peak: float) -> list[Record]:
-    """All numbers of the contenders for one piece of work, as --json writes them; peak in operations a second."""
+def records(group: Sequence[Measurement], peak: float, bandwidth: float) -> list[Record]:
+    """All numbers of the contenders for one piece of work, as --json writes them, with the machine's peak in operations a second
+    and its bandwidth in bytes a second."""
     medians = {m.contender: m.median for m in group}
     return [
         {
@@ -149,6 +162,8 @@ def records(group: Sequence[Measurement], peak: float) -> list[Record]:
             "median_seconds": m.median,
             "gflops": m.flops / 1e9,
             "of_peak": m.flops / peak,
+            "gbytes_per_s": m.bandwidth / 1e9,
+            "of_bandwidth": m.bandwidth / bandwidth,
             "peak_memory": m.memory,
             "idle_memory": m.idle,
             "time_ratio": {other: m.median / medians[other] if other in medians else None for other in NEEDS},
@@ -162,15 +177,27 @@ def _ratio(record: Record, other: str) -> str:
     return f"{value:.2f}" if value else "-" if installed(other) else "not installed"
 
 
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
 TABLE: list[Column] = [
     ("work", "<47", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
     ("contender", "<13", lambda r: r["contender"]),
     ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
     ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"),
-    ("of peak", ">7", lambda r: f"{r['of_peak']:.0%}".replace("%", " %")),
+    ("of peak", ">7", lambda r: _percent(r["of_peak"])),
     ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
     *((f"/ {other}", ">14", lambda r, other=other: _ratio(r, other)) for other in NEEDS),
+]
+GPU_TABLE: list[Column] = [
+    *TABLE[:3],
+    ("TFLOP/s", ">7", lambda r: f"{r['gflops'] / 1e3:,.2f}"),
+    TABLE[4],
+    ("GB/s", ">7", lambda r: f"{r['gbytes_per_s']:,.0f}"),
+    ("of copy", ">7", lambda r: _percent(r["of_bandwidth"])),
+    *(column for column in TABLE[5:] if ONNX not in column[0]),
 ]
 GROWTH: list[Column] = [
     *TABLE[:2],
@@ -252,6 +279,7 @@ def parser() -> command.Parser:
     parse.add_argument("--full", action="store_true", help="forward and training at full width, the layers and the growth")
     parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
+    command.add_device(parse)
     parse.add_argument("--width", type=command.positive(float), help="of the net in the quick run (default 0.25)")
     parse.add_argument("--size", type=command.positive(int), metavar="N", help=f"... and of its image (default {SIDE})")
     parse.add_argument("--repeats", type=command.positive(int), metavar="N", default=5, help="runs of each (default 5)")
@@ -269,23 +297,30 @@ def _new_file(text: str) -> Path:
 
 def main() -> None:
     options = parser().parse_args()
-    todo, facts = works(options), machine()
+    todo = works(options)
     if options.plot and not (options.full or options.growth or any(map(installed, NEEDS))):
         raise InputError("--plot: nothing to draw without --growth, as neither PyTorch nor ONNX Runtime is installed")
+    xp = open_device(options.device)
+    device, table = ("cpu", TABLE) if xp is np else ("gpu", GPU_TABLE)
+    todo, facts = [on_device(work, device) for work in todo], machine(xp)
     print(describe(facts))
-    product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,))
-    runs = sum(len([name for name in work.contenders if installed(name)]) for work in [product, *todo])
+    product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)
+    copy = Work(f"copy of {4 * COPY >> 20} MiB", "copy", (TINYFCN,), (COPY,), device=device)
+    runs = sum(len([name for name in work.contenders if installed(name)]) for work in [product, copy, *todo])
     found: list[Record] = []
     with tqdm(desc=product.title, total=runs * answers(options.repeats), unit="run", leave=False) as bar:
         (measured,) = measure(product, options.repeats, bar.update)
         peak = measured.arithmetic / min(measured.seconds)
-        facts["peak_gflops"] = peak / 1e9
-        bar.write(f"peak: {peak / 1e9:.0f} GFLOP/s, {product.title} in float32\n\n{line(TABLE)}")
+        (measured,) = measure(copy, options.repeats, bar.update)
+        bandwidth = measured.traffic / min(measured.seconds)
+        facts |= {"peak_gflops": peak / 1e9, "bandwidth_gbytes_per_s": bandwidth / 1e9}
+        bar.write(f"peak: {peak / 1e9:,.0f} GFLOP/s, {product.title} in float32; {bandwidth / 1e9:,.0f} GB/s, {copy.title}")
+        bar.write(f"\n{line(table)}")
         for work in todo:
             bar.set_description(work.title)
-            new = records(measure(work, options.repeats, bar.update), peak)
+            new = records(measure(work, options.repeats, bar.update), peak, bandwidth)
             found += new
-            bar.write("\n".join(line(TABLE, record) for record in new))
+            bar.write("\n".join(line(table, record) for record in new))
     print(f"\n{NOTES}")
     if options.growth or options.full:
         print("\n".join(["", line(GROWTH), *(line(GROWTH, record) for record in growth(found))]))

@@ -31,12 +31,19 @@ def run(main: Callable[[], None]) -> int:
     except OSError as error:  # a folder that cannot be made, a full disk
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        print(f"error: out of memory ({error}); take smaller images, fewer at a time, or a narrower network", file=sys.stderr)
+    except MemoryError as error:  # CuPy's is one too
+        detail = one_line(str(error))
+        print(f"error: out of memory: lower --batch-size, --size, --max-side or --width ({detail})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") -> None:
+    parse.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), default=default, help="auto (default): a GPU where one answers, else the CPU"
+    )
 
 
 def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], float]:

@@ -9,7 +9,7 @@ PyTorch and ONNX Runtime are loaded by name, where they are timed: neither is ne
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -22,13 +22,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
-from tinyfcn.backend import empty_pixels
+from tinyfcn.backend import Array, array_module, choose_device, empty_pixels, to_device
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.vgg import VGG
 from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD
-from tinyfcn.parallel import thread_count
+from tinyfcn.parallel import in_pieces, thread_count
 
 TINYFCN, PLAIN, TORCH, ONNX = "tinyfcn", "tinyfcn plain", "PyTorch", "ONNX Runtime"
 NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
@@ -49,6 +49,7 @@ class Work(NamedTuple):
     padding: str = "paper"  # of the net
     weight: tuple[int, ...] = ()  # shape of the layer's
     edge: int = 1  # padding of the layer
+    device: str = "cpu"  # or "gpu"
 
 
 class Job(NamedTuple):
@@ -56,6 +57,7 @@ class Job(NamedTuple):
 
     run: Callable[[], Any]
     arithmetic: int = 0  # floating-point operations of a run; only tinyfcn's own jobs need to know
+    traffic: int = 0  # bytes that a run must read and write at least; likewise
 
 
 def installed(contender: str) -> bool:
@@ -85,16 +87,27 @@ def arithmetic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequenc
     return 2 * shape[0] * sum(prod(weights[f"{name}.weight"]) * h * w for name, (h, w) in sizes.items())
 
 
+def traffic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
+    """Bytes that the convolutions of such a forward pass must move at least: each weight, input and output once, in float32.
+
+    An input counts as one of its output's size, which it nearly has.
+    """
+    sizes = map_sizes(padding, (shape[2], shape[3]))
+    shapes = {name: weights[f"{name}.weight"] for name in sizes}
+    return 4 * sum(prod(shapes[name]) + shape[0] * sum(shapes[name][:2]) * h * w for name, (h, w) in sizes.items())
+
+
 # The same numbers for all
 
 
 def network(work: Work) -> FCN8s:
     """The net, with scores that are not zero as they are before training, and without dropout."""
-    net = FCN8s(CLASSES, work.width, work.padding, dropout=0.0)
+    xp = choose_device(work.device)
+    net = FCN8s(CLASSES, work.width, work.padding, dropout=0.0, xp=xp)
     rng = np.random.default_rng(1)
     for name, p in net.params.items():
         if name.startswith("score"):
-            p[...] = 0.01 * rng.standard_normal(p.shape)
+            p[...] = to_device(0.01 * rng.standard_normal(p.shape, p.dtype), xp)
     return net
 
 
@@ -118,57 +131,77 @@ def layer_arrays(work: Work) -> tuple[np.ndarray, ...]:
 
 
 def forward(work: Work) -> Job:
-    net, (x, _) = network(work), batch(work)
-    return Job(lambda: net.forward(x), _arithmetic_of(net, work))
+    net, (x, _) = network(work), _batch(work)
+    return Job(lambda: net.forward(x), *_amounts(net, work))
 
 
 def step(work: Work) -> Job:
     from tinyfcn.trainer import train_step  # brings Matplotlib, which would count as memory elsewhere
 
-    net, (x, labels), optimiser = network(work), batch(work), SGD(LEARNING_RATE)
-    return Job(lambda: train_step(net, optimiser, x, labels), 3 * _arithmetic_of(net, work))
+    net, (x, labels), optimiser = network(work), _batch(work), SGD(LEARNING_RATE)
+    return Job(lambda: train_step(net, optimiser, x, labels), *(3 * amount for amount in _amounts(net, work)))
 
 
 def layer(work: Work) -> Job:
     """A convolution or one of its gradients; maps of many channels lie pixel by pixel, as the network has them."""
-    x, weight, bias, dy = layer_arrays(work)
-    operations = 2 * weight.size * len(dy) * prod(dy.shape[2:])
+    xp = choose_device(work.device)
+    x, weight, bias, dy = (to_device(array, xp) for array in layer_arrays(work))
+    amounts = 2 * weight.size * len(dy) * prod(dy.shape[2:]), x.nbytes + weight.nbytes + dy.nbytes
     x, dy = (a if a.shape[1] == 3 else _by_pixels(a) for a in (x, dy))
     if work.task == "layer":
-        return Job(lambda: ops.conv2d_forward(x, weight, bias, padding=work.edge), operations)
+        return Job(lambda: ops.conv2d_forward(x, weight, bias, padding=work.edge), *amounts)
     if work.task == "input gradient":  # how conv2d_backward computes it too: the convolution with the kernel turned round
         turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
-        return Job(lambda: ops.conv2d_forward(dy, turned, padding=2 - work.edge), operations)
+        return Job(lambda: ops.conv2d_forward(dy, turned, padding=2 - work.edge), *amounts)
     _, cache = ops.conv2d_forward(x, weight, bias, padding=work.edge)
-    return Job(lambda: ops.conv2d_backward(dy, cache, need_dx=False), operations)
+    return Job(lambda: ops.conv2d_backward(dy, cache, need_dx=False), *amounts)
 
 
 def product(work: Work) -> Job:
     """The matrix product alone, on as many threads: what the machine can do."""
-    (n,) = work.shape
-    a, b = np.random.default_rng(4).standard_normal((2, n, n), np.float32)
-    c = np.empty_like(a)
+    (n,), xp = work.shape, choose_device(work.device)
+    a, b = to_device(np.random.default_rng(4).standard_normal((2, n, n), np.float32), xp)
+    c = xp.empty_like(a)
     threadpool_limits(thread_count(), user_api="blas")  # until the process ends
-    return Job(lambda: np.matmul(a, b, out=c), 2 * n**3)
+    return Job(lambda: xp.matmul(a, b, out=c), 2 * n**3, 3 * a.nbytes)
 
 
-def _arithmetic_of(net: FCN, work: Work) -> int:
-    return arithmetic({name: p.shape for name, p in net.params.items()}, work.padding, work.shape)
+def copy(work: Work) -> Job:
+    """A copy of so many float32 numbers, on the threads: how fast memory is."""
+    xp = choose_device(work.device)
+    a, b = xp.ones(work.shape, np.float32), xp.zeros(work.shape, np.float32)
+
+    def piece(target: Array, source: Array) -> None:
+        target[...] = source
+
+    return Job(lambda: in_pieces(piece, b, a), traffic=2 * a.nbytes)
 
 
-def _by_pixels(array: np.ndarray) -> np.ndarray:
-    copy = empty_pixels(np, array.shape, array.dtype)
-    copy[...] = array
-    return copy
+def _batch(work: Work) -> Iterator[Array]:
+    return (to_device(array, choose_device(work.device)) for array in batch(work))
+
+
+def _amounts(net: FCN, work: Work) -> tuple[int, int]:
+    """Arithmetic and traffic of a forward pass."""
+    of = {name: p.shape for name, p in net.params.items()}, work.padding, work.shape
+    return arithmetic(*of), traffic(*of)
+
+
+def _by_pixels(array: Array) -> Array:
+    copied = empty_pixels(array_module(array), array.shape, array.dtype)
+    copied[...] = array
+    return copied
 
 
 # PyTorch
 
 
-def load_torch() -> Any:
+def load_torch(work: Work) -> tuple[Any, Callable[[np.ndarray], Any]]:
+    """PyTorch, and what makes a tensor on the work's device of a NumPy array. On a GPU it computes in float32, as CuPy does."""
     torch = import_module("torch")
     torch.set_num_threads(thread_count())
-    return torch
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch, lambda array: torch.from_numpy(array).to("cuda" if work.device == "gpu" else "cpu")
 
 
 def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
@@ -189,7 +222,7 @@ def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
     x = f.relu_(conv("fc6", x, net.fc6_padding))
     x = conv("score_fr", f.relu_(conv("fc7", x)))
     for (name, stride), skip in zip_longest(net.upsamplings.items(), net.skips):
-        kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).repeat(net.num_classes, 1, 1, 1)
+        kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).to(x).repeat(net.num_classes, 1, 1, 1)
         x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
         if skip:
             x = _torch_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
@@ -206,17 +239,17 @@ def _torch_crop(x: Any, offset: int, height: int, width: int) -> Any:
 
 
 def torch_forward(work: Work) -> Job:
-    torch, net = load_torch(), network(work)
-    params = {name: torch.from_numpy(p) for name, p in net.params.items()}
-    x = torch.from_numpy(batch(work)[0])
+    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
+    params = {name: tensor(p) for name, p in net.params.items()}
+    x = tensor(batch(work)[0])
     return Job(torch.inference_mode()(lambda: torch_scores(net, params, x)))
 
 
 def torch_step(work: Work) -> Job:
     """As tinyfcn's: biases learn at twice the rate, and do not decay."""
-    torch, net, sgd = load_torch(), network(work), SGD(LEARNING_RATE)
-    params = {name: torch.from_numpy(p).requires_grad_() for name, p in net.params.items()}
-    x, labels = map(torch.from_numpy, batch(work))
+    (torch, tensor), net, sgd = load_torch(work), network(work._replace(device="cpu")), SGD(LEARNING_RATE)
+    params = {name: tensor(p).requires_grad_() for name, p in net.params.items()}
+    x, labels = map(tensor, batch(work))
     labels = labels.long()
     groups = [
         {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": sgd.weight_decay},
@@ -235,8 +268,8 @@ def torch_step(work: Work) -> Job:
 
 
 def torch_layer(work: Work) -> Job:
-    torch = load_torch()
-    x, weight, bias, dy = map(torch.from_numpy, layer_arrays(work))
+    torch, tensor = load_torch(work)
+    x, weight, bias, dy = map(tensor, layer_arrays(work))
     if work.task == "layer":
         return Job(torch.inference_mode()(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=work.edge)))
     wanted = [True, False, False] if work.task == "input gradient" else [False, True, True]
@@ -270,7 +303,7 @@ def _write(work: Work, file: Path) -> None:
 
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")
 JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
-    TINYFCN: {"forward": forward, "step": step, **dict.fromkeys(LAYER_TASKS, layer), "product": product},
+    TINYFCN: {"forward": forward, "step": step, **dict.fromkeys(LAYER_TASKS, layer), "product": product, "copy": copy},
     PLAIN: {"forward": forward},
     TORCH: {"forward": torch_forward, "step": torch_step, **dict.fromkeys(LAYER_TASKS, torch_layer)},
     ONNX: {"forward": onnx_forward},

@@ -25,7 +25,7 @@ def parser() -> command.Parser:
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
     parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
-    parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    command.add_device(parse)
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-[DATA-]SPLIT)")
     return parse
 

@@ -10,6 +10,8 @@ With n[i, j] the pixels of class i predicted as class j, t[i] = sum_j n[i, j] th
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, to_host
@@ -27,7 +29,7 @@ class ConfusionMatrix:
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self._counts = np.zeros((num_classes, num_classes), np.int64)
-        self._pending: Array | None = None  # counts that lie where the labels do, and are not yet in `_counts`
+        self._pending: dict[ModuleType, Array] = {}  # counts that lie where labels do, and are not yet in `_counts`
 
     def update(self, labels: Array, predictions: Array) -> None:
         """Count integer arrays of the same shape, host or device; pixels labelled `ignore_index` do not count.
@@ -44,18 +46,17 @@ class ConfusionMatrix:
         for name, values, where in zip(("label", "prediction"), (truth, guess), outside, strict=True):
             if xp is np and where.any():
                 raise ValueError(f"{name} {values[where][0]} is not among the {self.num_classes} classes")
-        if self._pending is None:  # for each pair of classes, for values that are no classes, and for ignored pixels
-            self._pending = xp.zeros(self._counts.size + 2, np.uint64)
+        if xp not in self._pending:  # for each pair of classes, for values that are no classes, and for ignored pixels
+            self._pending[xp] = xp.zeros(self._counts.size + 2, np.uint64)
         place = xp.where(counted, truth * self.num_classes + guess, self._counts.size + 1)
         place = xp.where(outside[0] | outside[1], self._counts.size, place)
-        xp.add.at(self._pending, place.ravel(), xp.ones((), np.uint64))  # CuPy's bincount would wait
+        xp.add.at(self._pending[xp], place.ravel(), xp.ones((), np.uint64))  # CuPy's bincount would wait
 
     @property
     def counts(self) -> np.ndarray:
         """Pixels of class i that were predicted as class j, (num_classes, num_classes), on the host."""
-        if self._pending is not None:
-            *counts, outside, _ = to_host(self._pending).astype(np.int64)
-            self._pending = None
+        while self._pending:
+            *counts, outside, _ = to_host(self._pending.popitem()[1]).astype(np.int64)
             if outside:
                 raise ValueError(f"{outside} pixels have a label or prediction not among the {self.num_classes} classes")
             self._counts += np.reshape(counts, self._counts.shape)

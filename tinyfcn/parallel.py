@@ -21,8 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tinyfcn.backend import Array, array_module, pixels
-from tinyfcn.errors import InputError
+from tinyfcn.backend import Array, array_module, pixels, thread_count
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -34,19 +33,6 @@ GPU_TIMES = 64  # as much as fits into a processor's cache makes a GPU busy, and
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 _busy = threading.Lock()  # one call of `parallel` at a time: it takes all cores, and sets the matrix product's threads
-
-
-def thread_count() -> int:
-    """Threads that bands run on: TINYFCN_THREADS, or one for each core that this process may use.
-
-    Raises InputError where TINYFCN_THREADS is no number from 1 up.
-    """
-    text = os.environ.get("TINYFCN_THREADS")
-    if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not (text.isdecimal() and int(text) > 0):
-        raise InputError(f"TINYFCN_THREADS must be a number of threads from 1 up, got {text!r}")
-    return int(text)
 
 
 def workers(xp: ModuleType) -> int:

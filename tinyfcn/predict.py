@@ -34,7 +34,7 @@ def parser() -> command.Parser:
         metavar="N",
         help=f"shrink larger photographs to N pixels for the network (default: as in training, else {MAX_SIDE})",
     )
-    parse.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    command.add_device(parse)
     return parse
 
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: its log, and its scores in words and files."""
+"""What a run says of itself: its device, its log, and its scores in words and files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from tinyfcn.backend import choose_device, describe_device, why_no_gpu
+from tinyfcn.errors import InputError
 from tinyfcn.metrics import SCORES, ConfusionMatrix
+
+
+def open_device(device: str) -> ModuleType:
+    """`choose_device` for what a user asked for, and a line that says what it is, and why it is no GPU."""
+    try:
+        xp = choose_device(device)
+    except RuntimeError as error:
+        raise InputError(str(error)) from None
+    no_gpu = f" (no GPU: {why_no_gpu()})" if device == "auto" and xp is np else ""
+    print(describe_device(xp) + no_gpu)
+    return xp
 
 
 class Log:

@@ -7,18 +7,20 @@ the machine does meets all of them alike, and threads that spin on for a while s
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.contenders import JOBS, PLAIN, SPAWN, Work, installed
+from tinyfcn.contenders import JOBS, PLAIN, SPAWN, TORCH, Work, installed
 from tinyfcn.errors import InputError
 
 try:
@@ -40,6 +42,7 @@ class Measurement(NamedTuple):
     contender: str
     seconds: tuple[float, ...]  # of each run
     arithmetic: int  # floating-point operations of a run
+    traffic: int  # bytes that a run reads and writes at least
     memory: int | None  # bytes, the peak of the process
     idle: int | None  # bytes before the first run
 
@@ -51,6 +54,18 @@ class Measurement(NamedTuple):
     def flops(self) -> float:
         """Floating-point operations a second."""
         return self.arithmetic / self.median
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second."""
+        return self.traffic / self.median
+
+
+class Clock(NamedTuple):
+    """How a contender is measured on its device."""
+
+    seconds: Callable[[Callable[[], Any], int], float]  # that so many calls take
+    memory: Callable[[], int | None]  # bytes, the most so far
 
 
 def measure(work: Work, repeats: int, tick: Callable[[], Any] = lambda: None) -> list[Measurement]:
@@ -72,10 +87,10 @@ def measure(work: Work, repeats: int, tick: Callable[[], Any] = lambda: None) ->
                     tqdm.write(f"left out: {error}", file=sys.stderr)
                     del asks[name], given[name]
                 tick()
-    arithmetic, _ = given[work.contenders[0]][0]
+    arithmetic, traffic, _ = given[work.contenders[0]][0]
     return [
-        Measurement(work, name, tuple(seconds for seconds, _ in runs[WARM_UPS:]), arithmetic, runs[-1][1], idle)
-        for name, ((_, idle), *runs) in given.items()
+        Measurement(work, name, tuple(seconds for seconds, _ in runs[WARM_UPS:]), arithmetic, traffic, runs[-1][1], idle)
+        for name, ((*_, idle), *runs) in given.items()
     ]
 
 
@@ -122,22 +137,24 @@ def _ending(status: int) -> str:
 
 
 def serve(connection: Any, name: str, work: Work) -> None:
-    """Get ready, then answer each request: first with (arithmetic, memory), then with (seconds, memory) of a run.
+    """Get ready, then answer each request: first with (arithmetic, traffic, memory), then with (seconds, memory) of a run.
 
-    Memory is the peak of this process in bytes, on Linux without what getting ready took. A fault is answered by its text.
+    Memory is the peak of this process in bytes, on Linux without what getting ready took, or what it has taken of a GPU's. A
+    fault is answered by its text.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent: the parent ends this process,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # in this way, which removes temporary files
     os.environ["TINYFCN_CONV"] = "plain" if name == PLAIN else "fast"
     try:
+        clock = clock_of(name, work.device)
         job = JOBS[name][work.task](work)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
         connection.recv()
-        connection.send((job.arithmetic, peak_memory()))
+        connection.send((job.arithmetic, job.traffic, clock.memory()))
         while True:
             connection.recv()
-            connection.send((seconds_of(job.run), peak_memory()))
+            connection.send((seconds_of(job.run, clock), clock.memory()))
     except (EOFError, ConnectionError):  # the parent has gone
         return
     except Exception as error:
@@ -146,14 +163,43 @@ def serve(connection: Any, name: str, work: Work) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python may be at work for a while to end, with nothing left to remove
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
+def seconds_of(run: Callable[[], Any], clock: Clock) -> float:
     """How long a call takes; where that is short, the mean of several."""
-    calls, elapsed, started = 0, 0.0, time.perf_counter()
-    while elapsed < CALL_SECONDS:
+    one = clock.seconds(run, 1)
+    calls = math.ceil(CALL_SECONDS / one)
+    return clock.seconds(run, calls) / calls if calls > 1 else one
+
+
+def clock_of(name: str, device: str) -> Clock:
+    if device == "cpu":
+        return Clock(host_seconds, peak_memory)
+    if name == TORCH:
+        torch = import_module("torch")
+        return Clock(lambda run, calls: device_seconds(torch, run, calls), torch.cuda.max_memory_reserved)
+    cupy = import_module("cupy")
+    return Clock(lambda run, calls: device_seconds(cupy, run, calls), cupy.get_default_memory_pool().total_bytes)
+
+
+def host_seconds(run: Callable[[], Any], calls: int) -> float:
+    started = time.perf_counter()
+    for _ in range(calls):
         run()
-        calls += 1
-        elapsed = time.perf_counter() - started
-    return elapsed / calls
+    return time.perf_counter() - started
+
+
+def device_seconds(library: Any, run: Callable[[], Any], calls: int) -> float:
+    """Between two events on the device, which the host does not wait for between calls; of CuPy or PyTorch."""
+    if library.__name__ == "cupy":
+        first, last = library.cuda.Event(), library.cuda.Event()
+    else:
+        first, last = (library.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    for _ in range(calls):
+        run()
+    last.record()
+    last.synchronize()
+    elapsed = library.cuda.get_elapsed_time(first, last) if library.__name__ == "cupy" else first.elapsed_time(last)
+    return elapsed / 1e3  # both count milliseconds
 
 
 def peak_memory() -> int | None:

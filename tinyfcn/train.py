@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
     how.add_argument("--evaluations", type=integer, help=f"in the course of training (default {default.evaluations})")
     how.add_argument("--seed", type=command.positive(int, zero=True), help=f"(default {default.seed})")
-    how.add_argument("--device", choices=("auto", "cpu", "gpu"), help=f"(default {default.device})")
+    command.add_device(how, default=argparse.SUPPRESS)
 
     run = parse.add_argument_group("run folder")
     where = run.add_mutually_exclusive_group()

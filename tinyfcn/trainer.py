@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
-from tinyfcn.backend import Array, choose_device, to_device, to_host
+from tinyfcn.backend import Array, to_device, to_host
 from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
@@ -26,7 +25,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
-from tinyfcn.report import Log, describe, write_metrics
+from tinyfcn.report import Log, describe, open_device, write_metrics
 from tinyfcn.sources import recognise, settle_preprocessing
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
@@ -187,14 +186,6 @@ def paths(run: Path) -> Paths:
         run / "last.safetensors",
         run / "best.safetensors",
     )
-
-
-def open_device(device: str) -> ModuleType:
-    """`choose_device` for what a user asked for."""
-    try:
-        return choose_device(device)
-    except RuntimeError as error:
-        raise InputError(str(error)) from None
 
 
 def build_network(config: Config, num_classes: int) -> FCN:

@@ -41,7 +41,8 @@ MEAN_COLOUR = (124, 116, 104)
 def normalise(images: Array, name: str) -> Array:
     """Pictures as a network wants them: (N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32, C-contiguous, where the pictures are.
 
-    A picture that goes to a GPU should go there first: it takes a quarter of the bytes before. ``name`` is a key of `PREPROCESSING`; raises `InputError` for another.
+    A picture that goes to a GPU should go there first: before, it takes a quarter of the bytes. ``name`` is a key of
+    `PREPROCESSING`; raises `InputError` for another.
     """
     if name not in PREPROCESSING:
         raise InputError(f"no preprocessing is called {name!r}; give one of {', '.join(PREPROCESSING)}")
