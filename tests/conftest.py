@@ -3,3 +3,13 @@
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import devices
+import pytest
+
+
+@pytest.fixture(params=devices.PARAMS)
+def device(request):
+    """Run a test on each device that is there; see devices.py."""
+    with devices.device(request.param):
+        yield request.param

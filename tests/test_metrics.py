@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from devices import ConfusionMatrix
 
-from tinyfcn.metrics import ConfusionMatrix
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def example():
@@ -63,6 +64,11 @@ def test_the_baseline_predicts_the_most_frequent_class():
         ([0, 1, 2], [0, 1], "do not fit"),
     ],
 )
-def test_bad_values_are_named(labels, predictions, message):
+def test_bad_values_are_named_or_on_a_gpu_counted(device, labels, predictions, message):
+    matrix = ConfusionMatrix(3)
+    if device != "cpu" and message != "do not fit":
+        message = "1 pixels have a label or prediction not among the 3 classes"
     with pytest.raises(ValueError, match=message):
-        ConfusionMatrix(3).update(np.array(labels), np.array(predictions))
+        matrix.update(np.array(labels), np.array(predictions))
+        assert device != "cpu"
+        matrix.scores()  # on a GPU it shows when the counts are read

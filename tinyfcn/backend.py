@@ -115,7 +115,8 @@ def why_no_gpu() -> str | None:
     except MemoryError as error:
         return f"the device's memory is full: {one_line(str(error))}"
     except Exception as error:  # CUDA's runtime, compiler and libraries have errors of their own
-        return one_line(str(error)) or type(error).__name__
+        why = one_line(str(error)) or type(error).__name__
+        return f"no NVIDIA driver, or one that is too old ({why})" if "InsufficientDriver" in why else why
 
 
 def describe_device(xp: ModuleType) -> str:

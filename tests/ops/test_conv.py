@@ -5,14 +5,16 @@ import tracemalloc
 import numpy as np
 import pytest
 import reference
+from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import ops
 from tinyfcn.backend import pixels
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import winograd
+
+pytestmark = pytest.mark.usefixtures("device")
 
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -247,6 +249,7 @@ def test_weights_in_blocks_change_nothing(monkeypatch, expected, block):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@ON_CPU
 def test_a_wrong_number_of_threads_is_refused(monkeypatch):
     monkeypatch.setenv("TINYFCN_THREADS", "none")
     with pytest.raises(InputError, match="TINYFCN_THREADS must be a number of threads from 1 up, got 'none'"):
@@ -331,6 +334,7 @@ def extra_memory(function, *arguments, **options):
     return result, peak
 
 
+@ON_CPU
 @pytest.mark.parametrize("path", ["plain", "fast"])
 def test_memory_of_a_large_convolution_stays_bounded(monkeypatch, path):
     # its column matrix would take 1.1 GB

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import reference
+from devices import ops
 
-from tinyfcn import ops
 from tinyfcn.gradcheck import check_gradient
+
+pytestmark = pytest.mark.usefixtures("device")
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from devices import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import ops
 from tinyfcn.backend import empty_pixels, pixels
 from tinyfcn.gradcheck import check_gradient
+
+pytestmark = pytest.mark.usefixtures("device")
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)

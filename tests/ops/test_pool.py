@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import reference
+from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import ops
 from tinyfcn.backend import zero_pixels
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import pool
+
+pytestmark = pytest.mark.usefixtures("device")
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -132,6 +134,7 @@ def test_nan_takes_no_gradient_and_leaves_that_of_other_windows_alone():
     np.testing.assert_array_equal(ops.max_pool2d_backward(np.ones_like(y), cache), expected)
 
 
+@ON_CPU
 @pytest.mark.parametrize("kernel", [2, 16, 17])
 def test_nothing_is_kept_beside_the_input_and_the_output(kernel):
     x = np.zeros((1, 1, 17, 17))
@@ -157,6 +160,7 @@ def test_bands_and_threads_change_nothing(monkeypatch, kernel, options, outputs,
 @pytest.mark.parametrize(
     ("kernel", "options"), [(2, {"ceil_mode": True}), (3, {"stride": (1, 3), "padding": 1}), (3, {"stride": 2})]
 )
+@ON_CPU
 def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     """A race would show now and then: here the bands of a backward pass run one by one, and none may touch what another did."""
     monkeypatch.setattr(pool, "BAND_BYTES", 1)

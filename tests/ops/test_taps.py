@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import reference
+from devices import ops
 
-from tinyfcn import ops
 from tinyfcn.backend import pixels
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import taps
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def draw(*shape, seed=0, dtype=np.float64):

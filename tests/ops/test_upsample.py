@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import reference
+from devices import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import ops
 from tinyfcn.gradcheck import check_gradient
+
+pytestmark = pytest.mark.usefixtures("device")
 
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)

@@ -6,13 +6,15 @@ from math import prod
 import numpy as np
 import pytest
 import reference
+from devices import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn import ops
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import winograd
+
+pytestmark = pytest.mark.usefixtures("device")
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -1,0 +1,283 @@
+"""Networks, optimisers, scores, training and commands on each device that is no CPU: NumPy's numbers, and nothing crosses but
+what must. Single operations: tests/ops, on all devices."""
+
+import csv
+import json
+
+import devices
+import numpy as np
+import pytest
+import standin
+from devices import get, put
+from networks import gradient_functions
+
+from tinyfcn import backend, command, contenders, report, stopwatch, train, trainer
+from tinyfcn.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
+from tinyfcn.data import PREPROCESSING, normalise
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.metrics import ConfusionMatrix
+from tinyfcn.models import VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
+from tinyfcn.optim import SGD, Adam
+
+VGG_NETS = (FCN32s, FCN16s, FCN8s, FCN8sAtOnce)
+
+
+@pytest.fixture(params=[param for param in devices.PARAMS if param.values[0] != "cpu"])
+def xp(request):
+    with devices.device(request.param) as module:
+        yield module
+
+
+@pytest.fixture
+def crossed():
+    with standin.counting() as counts:
+        yield counts
+
+
+def draw(*shape, seed=0, dtype=np.float64):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def twins(kind, xp, *arguments, **options):
+    """The same network on the host and on the device, with no parameter 0."""
+    nets = kind(*arguments, **options), kind(*arguments, **options, xp=xp)
+    for name, p in nets[0].params.items():
+        p += 0.1 * draw(*p.shape, dtype=p.dtype)
+        nets[1].params[name][...] = put(p)
+    return nets
+
+
+def agree(found, expected, tolerance=1e-10):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(get(found[name]), value, rtol=0, atol=tolerance * max(abs(value).max(), 1e-30), err_msg=name)
+
+
+# Networks
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+@pytest.mark.parametrize("kind", [*VGG_NETS, FCN32sAlexNet, FCN32sCaffeNet], ids=lambda kind: kind.__name__)
+def test_scores_and_all_gradients_are_those_of_the_cpu_and_nothing_crosses(xp, kind, padding):
+    here, there = twins(kind, xp, 3, 1 / 32, padding, dropout=0, learn_upsampling="all", dtype=np.float64)
+    x, dscores = draw(2, 3, 41, 50), draw(2, 3, 41, 50, seed=1)
+    expected = {"scores": here.forward(x, training=True), "dx": here.backward(dscores, need_dx=True)} | here.grads
+    x, dscores = put(x), put(dscores)
+    there.forward(x)  # constants cross once
+    with standin.counting() as crossed:
+        found = {"scores": there.forward(x, training=True), "dx": there.backward(dscores, need_dx=True)} | there.grads
+    assert not crossed
+    agree(found, expected)
+
+
+def test_winograd_and_taps_at_channels_where_they_are_taken(xp):
+    here, there = twins(FCN8s, xp, 3, 0.25, "same", dropout=0)
+    x, dscores = draw(1, 3, 70, 66, dtype=np.float32), draw(1, 3, 70, 66, seed=1, dtype=np.float32)
+    expected = {"scores": here.forward(x, training=True), "dx": here.backward(dscores, need_dx=True)} | here.grads
+    found = {"scores": there.forward(put(x), training=True), "dx": there.backward(put(dscores), need_dx=True)} | there.grads
+    agree(found, expected, 1e-4)
+
+
+def test_gradient_check_of_a_whole_network(xp):
+    net = FCN8s(3, width=1 / 32, padding="same", dropout=0, dtype=np.float64, xp=xp)
+    for name, p in net.params.items():
+        p += put(0.1 * draw(*p.shape, seed=len(name)))
+    forward, backward, names = gradient_functions(net)
+    check_gradient(forward, backward, put(draw(1, 3, 17, 38)), *net.params.values(), names=names, directions=2, step=1e-7)
+
+
+def test_predicted_classes_and_a_classifier(xp):
+    here, there = twins(FCN8s, xp, 4, 1 / 32, "same", dtype=np.float64)
+    x = draw(2, 3, 33, 40)
+    labels = there.predict(put(x))
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(get(labels), here.predict(x))
+    here, there = twins(VGG16, xp, width=1 / 64, num_classes=5, dropout=0)
+    x = draw(1, 3, 224, 224, dtype=np.float32)
+    np.testing.assert_allclose(get(there.forward(put(x))), here.forward(x), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_draws_on_the_device(xp, crossed):
+    net = FCN8s(3, 1 / 16, "same", dropout=0.5, xp=xp)
+    for name, p in net.params.items():
+        p += put(0.1 * draw(*p.shape, seed=len(name), dtype=np.float32))
+    x = put(draw(1, 3, 40, 40, dtype=np.float32))
+    before = len(crossed.to_device), len(crossed.to_host)
+    a, b = net.forward(x, training=True), net.forward(x, training=True)
+    assert (len(crossed.to_device), len(crossed.to_host)) == before
+    assert (get(a) != get(b)).any() and (get(net.forward(x)) == get(net.forward(x))).all()
+
+
+# Training
+
+
+@pytest.mark.parametrize("options", [{}, {"freeze_trunk": True}, {"learn_upsampling": "all"}], ids=str)
+@pytest.mark.parametrize("optimiser", [SGD, Adam])
+def test_steps_give_the_cpu_s_parameters_and_nothing_crosses(xp, optimiser, options):
+    here, there = twins(FCN8s, xp, 3, 1 / 32, "same", dropout=0, dtype=np.float64, **options)
+    one, two = (optimiser(1e-3, weight_decay=1e-2) for _ in range(2))
+    x, labels = draw(2, 3, 40, 50), np.random.default_rng(0).integers(0, 4, (2, 40, 50)).astype(np.uint8)
+    labels[labels == 3] = 255
+    there_x, there_labels = put(x), put(labels)
+    for step in range(3):
+        expected = trainer.train_step(here, one, x, labels)
+        with standin.counting() as crossed:
+            loss = trainer.train_step(there, two, there_x, there_labels)
+        assert step == 0 or not crossed
+        assert loss.shape == () and float(get(loss)) == pytest.approx(float(expected), rel=1e-10)
+    agree(there.params, here.params)
+    agree(two.state, one.state)
+
+
+def test_a_label_that_is_no_class_makes_the_loss_nan_without_waiting(xp):
+    net = FCN8s(3, 1 / 32, "same", xp=xp)
+    labels = np.zeros((1, 40, 40), np.uint8)
+    labels[0, 3, 5] = 3
+    loss = trainer.train_step(net, SGD(0.1), put(draw(1, 3, 40, 40, dtype=np.float32)), put(labels))
+    assert np.isnan(float(get(loss)))
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_pictures_are_prepared_where_they_are(xp, name):
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype(np.uint8)
+    np.testing.assert_allclose(get(normalise(put(pictures), name)), normalise(pictures, name), rtol=0, atol=1e-5)
+
+
+def test_counts_stay_on_the_device_until_somebody_asks(xp):
+    rng = np.random.default_rng(0)
+    labels, guesses = rng.integers(0, 5, (3, 2, 6, 7)), rng.integers(0, 4, (3, 2, 6, 7)).astype(np.uint8)
+    labels[labels == 4] = 255
+    here, there = ConfusionMatrix(4), ConfusionMatrix(4)
+    pairs = [(put(label), put(guess)) for label, guess in zip(labels, guesses, strict=True)]
+    with standin.counting() as crossed:
+        for pair in pairs:
+            there.update(*pair)
+    assert not crossed
+    for label, guess in zip(labels, guesses, strict=True):
+        here.update(label, guess)
+    np.testing.assert_array_equal(there.counts, here.counts)
+    assert there.scores() == here.scores()
+    there.update(labels[0], guesses[0])  # of the host
+    here.update(labels[0], guesses[0])
+    np.testing.assert_array_equal(there.counts, here.counts)
+    there.update(put(np.array([0, 7, 255])), put(np.array([9, 0, 9])))
+    with pytest.raises(ValueError, match="2 pixels have a label or prediction not among the 4 classes"):
+        there.scores()
+
+
+def run(capfd, *arguments):
+    """`python -m tinyfcn.train`, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train", *map(str, arguments)])
+        status = command.run(train.main)
+    return status, *capfd.readouterr()
+
+
+SMALL = ("--subset", 12, "--batch-size", 4, "--evaluations", 1, "--width", 1 / 16, "--size", 48)
+
+
+def test_an_epoch_is_that_of_the_cpu(xp, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "REPORT_EVERY", 2)
+    monkeypatch.setattr(trainer, "open_dataset", lambda *a, f=trainer.open_dataset: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:]))
+    found = {}
+    for device in "cpu", "gpu":
+        status, out, err = run(capfd, *SMALL, "--epochs", 1, "--device", device, "--out", tmp_path / device)
+        assert status == 0, err
+        with (tmp_path / device / "log.csv").open() as file:
+            rows = [[float(row[key]) for key in ("step", "loss")] for row in csv.DictReader(file)]
+        found[device] = rows, json.loads((tmp_path / device / "metrics.json").read_text())
+        assert out.startswith("NumPy" if device == "cpu" else "CuPy")
+    np.testing.assert_allclose(found["gpu"][0], found["cpu"][0], rtol=1e-4)
+    assert len(found["cpu"][0]) == 2
+    assert found["gpu"][1]["pixel_accuracy"] == pytest.approx(found["cpu"][1]["pixel_accuracy"], abs=2e-3)
+    status, out, err = run(capfd, "--resume", tmp_path / "gpu", "--steps", 4)
+    assert status == 0 and out.startswith("CuPy"), err
+
+
+@pytest.mark.parametrize("xp", ["standin"], indirect=True)
+def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_else(xp, capfd, tmp_path, monkeypatch):
+    seen: list[list[int]] = []
+    step = trainer.train_step
+
+    def counted(*arguments):
+        crossed = standin.transfers
+        seen.append([len(crossed.to_device), len(crossed.to_host), len(crossed.synchronisations)])
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer, "train_step", counted)
+    monkeypatch.setattr(trainer, "REPORT_EVERY", 4)
+    status, _, err = run(capfd, *SMALL, "--steps", 8, "--device", "gpu", "--out", tmp_path / "run")
+    assert status == 0, err
+    without, with_report = [2, 0, 0], [2, 1, 0]  # to the device, to the host, and waits; in the first step, constants cross too
+    assert np.diff(seen, axis=0)[1:].tolist() == [without, without, with_report, without, without, without]
+
+
+@pytest.mark.parametrize("xp", ["standin"], indirect=True)
+def test_a_full_device_is_one_line_that_says_what_to_lower(xp, capfd, tmp_path, monkeypatch):
+    held = xp.get_default_memory_pool().used_bytes()
+    monkeypatch.setattr(standin, "memory_limit", held + (4 << 20))  # enough for the net, and not for a step
+    status, _, err = run(capfd, *SMALL, "--steps", 2, "--device", "gpu", "--out", tmp_path / "run")
+    assert status == 2 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith(
+        "error: out of memory: lower --batch-size, --size, --max-side or --width (Out of memory"
+    )
+
+
+# The device itself
+
+
+def test_what_computes_is_told(xp):
+    words = backend.describe_device(xp)
+    assert words.startswith(f"CuPy {xp.__version__}, ") and words.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"getDeviceCount": lambda: 0}, "CUDA finds no device"),
+        ({"memory_limit": 0}, "the device's memory is full"),
+    ],
+)
+def test_why_no_gpu(monkeypatch, capfd, options, words):
+    with standin.installed() as cupy:
+        for name, value in options.items():
+            monkeypatch.setattr(standin if name == "memory_limit" else cupy.cuda.runtime, name, value)
+        assert words in backend.why_no_gpu()
+        assert backend.choose_device("auto") is np
+        with pytest.raises(RuntimeError, match=f"no GPU: .*{words}.*--device cpu"):
+            backend.choose_device("gpu")
+        assert report.open_device("auto") is np
+        assert f"(no GPU: {words}" in capfd.readouterr().out
+
+
+def test_no_driver_is_said_in_plain_words():
+    with standin.installed(devices=0):
+        assert backend.why_no_gpu().startswith(("no NVIDIA driver", "CUDA finds no device", "cudaErrorNoDevice"))
+
+
+# The benchmark
+
+
+@pytest.mark.parametrize("task", ["forward", "step", *LAYER_TASKS, "product", "copy"])
+def test_the_benchmark_s_work_is_the_same_on_the_device(xp, task):
+    shapes = {"product": (48,), "copy": (1000,)} | dict.fromkeys(("forward", "step"), (2, 3, 40, 40))
+    work = Work("small", task, (TINYFCN,), shapes.get(task, (2, 8, 12, 9)), 1 / 32, "same", (6, 8, 3, 3))
+    jobs = [JOBS[TINYFCN][task](work._replace(device=device)) for device in ("cpu", "gpu")]
+    assert jobs[0][1:] == jobs[1][1:] and jobs[0].arithmetic + jobs[0].traffic > 0
+    expected, found = (job.run() for job in jobs)
+    first = {"layer": 0, "input gradient": 0, "weight gradient": 1}.get(task)
+    if task != "copy":
+        expected, found = (expected, found) if first is None else (expected[first], found[first])
+        np.testing.assert_allclose(get(found), expected, rtol=1e-4, atol=1e-4)
+    clock = stopwatch.clock_of(TINYFCN, "gpu")
+    assert clock.seconds(jobs[1].run, 2) > 0 and clock.memory() > 0
+
+
+def test_traffic_counts_each_array_once():
+    net = FCN8s(21, 1 / 16, "same")
+    shapes = {name: p.shape for name, p in net.params.items()}
+    expected = sum(p.size for name, p in net.params.items() if name.endswith("weight"))
+    for name, side in contenders.map_sizes("same", (64, 64)).items():
+        filters, channels = shapes[f"{name}.weight"][:2]
+        expected += 3 * (filters + channels) * side[0] * side[1]
+    assert contenders.traffic(shapes, "same", (3, 3, 64, 64)) == 4 * expected
