@@ -308,7 +308,8 @@ class Run:
                 if interrupted():
                     self.save()
                     raise KeyboardInterrupt
-                net.rng = net.xp.random.default_rng([config.seed, 3, step])
+                if config.dropout:
+                    net.rng = net.xp.random.default_rng([config.seed, 3, step])
                 x = normalise(to_device(pixels, net.xp), net.preprocessing)
                 lr_factor = factor(step / config.steps)
                 losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))

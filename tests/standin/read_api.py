@@ -157,22 +157,17 @@ def write(version: str, found: dict[str, str]) -> None:
 
 
 def differences(version: str, found: dict[str, str]) -> list[str]:
-    """Lines that say where the installed version is not as listed."""
+    """Lines that say where the installed version is not as listed. What of it is NumPy's own depends on the NumPy beside it."""
     versions, listings = listed()
     if version in versions:
         listing = listings[versions.index(version)]
-        names = sorted(listing.keys() | found.keys())
-        return [
-            f"{name}: listed as {listing.get(name)}, is {found.get(name)}"
-            for name in names
-            if listing.get(name) != found.get(name)
-        ]
+        rows = [(name, listing.get(name), found.get(name)) for name in sorted(listing.keys() | found.keys())]
+        return [f"{name}: listed as {old}, is {new}" for name, old, new in rows if old != new and "numpy" not in (old, new)]
     both = set.intersection(*(set(listing) for listing in listings))
     lines = [f"{name}: in {' and '.join(versions)}, not in {version}" for name in sorted(both - found.keys())]
     for name in sorted(both & found.keys()):
-        always = set.intersection(*(words(listing[name]) for listing in listings))
-        lost = always - words(found[name])
-        if lost:
+        lost = set.intersection(*(words(listing[name]) for listing in listings)) - words(found[name])
+        if lost and found[name] != "numpy":
             lines.append(f"{name}: {' '.join(sorted(lost))} in {' and '.join(versions)}, not in {version}")
     return lines
 

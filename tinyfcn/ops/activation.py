@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
-from tinyfcn.backend import Array, pixels
+from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops import _check
 from tinyfcn.parallel import in_pieces
 
@@ -47,7 +48,7 @@ def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
     in_memory = pixels if x.ndim == 4 else lambda a: a  # maps lie pixel by pixel, and so shall their mask
     kept = in_memory(rng.random(in_memory(x).shape, dtype=np.float32) >= rate)
     scale = x.dtype.type(1 / (1 - rate))
-    return x * kept * scale, (kept, scale)
+    return _masked(x, kept, scale), (kept, scale)
 
 
 def dropout_backward(dy: Array, cache: tuple) -> Array:
@@ -58,4 +59,12 @@ def dropout_backward(dy: Array, cache: tuple) -> Array:
     kept, scale = cache
     _check.arrays("dropout_backward", dy=dy)
     _check.shape("dropout_backward", "dy", dy, kept.shape)
-    return dy * kept * scale
+    return _masked(dy, kept, scale)
+
+
+def _masked(a: Array, kept: Array, scale: Any) -> Array:
+    """a * kept * scale, in memory as a is; of itself CuPy would give the result C's order."""
+    xp = array_module(a)
+    y = xp.multiply(a, kept, out=xp.empty_like(a))
+    y *= scale
+    return y

@@ -75,7 +75,8 @@ def max_pool2d_forward(
             best = target[rows]  # (rows, W_out, N, C)
             best[...] = -np.inf
             for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
-                xp.maximum(best[outputs], source[inputs], out=best[outputs])
+                so_far = best[outputs]
+                xp.maximum(so_far, source[inputs], out=so_far)
 
     each(xp, work, _bands(y))
     return y, (x, y, kernel, stride, padding)

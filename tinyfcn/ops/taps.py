@@ -59,7 +59,7 @@ def gradients(
     """Return (dx, dW, db), dx None unless `need_dx`; dy counts as 0 where `gate` is not positive. The threads share the taps."""
     xp = array_module(dy, x, weight)
     if gate is not None:
-        dy = dy * (gate > 0)
+        dy = xp.multiply(dy, gate > 0, out=xp.empty_like(dy))
     dweight = empty_pixels(xp, weight.shape, dy.dtype)
 
     def work(share: Sequence[tuple[tuple[int, int], Window, Window]]) -> Array:

@@ -296,8 +296,8 @@ def _columns(x: Array, gate: Array | None, block: Block, padding: tuple[int, int
 
 
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
-    """target[k] = sum over j of matrix[k, j] source[j], row by row of the image, which fits into the cache."""
+    """target[k] = sum over j of matrix[k, j] source[j], on a processor row by row of the image, which fits into the cache."""
     xp = array_module(source)
-    lines = prod(source.shape[1:-3])
+    lines = prod(source.shape[1:-3]) if xp is np else 1
     source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
     xp.matmul(matrix, source, out=target)
