@@ -238,7 +238,7 @@ def test_what_computes_is_told(xp):
         ({"memory_limit": 0}, "the device's memory is full"),
     ],
 )
-def test_why_no_gpu(monkeypatch, capfd, options, words):
+def test_why_no_gpu(monkeypatch, options, words):
     with standin.installed() as cupy:
         for name, value in options.items():
             monkeypatch.setattr(standin if name == "memory_limit" else cupy.cuda.runtime, name, value)
@@ -247,7 +247,7 @@ def test_why_no_gpu(monkeypatch, capfd, options, words):
         with pytest.raises(RuntimeError, match=f"no GPU: .*{words}.*--device cpu"):
             backend.choose_device("gpu")
         assert report.open_device("auto") is np
-        assert f"(no GPU: {words}" in capfd.readouterr().out
+        assert f"(no GPU: {words}" in report.device_line(np, "auto")
 
 
 def test_no_driver_is_said_in_plain_words():

@@ -24,7 +24,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.parallel import thread_count
-from tinyfcn.report import open_device
+from tinyfcn.report import device_line, open_device
 from tinyfcn.stopwatch import Measurement, answers, measure
 
 DESCRIPTION = """\
@@ -303,6 +303,7 @@ def main() -> None:
     xp = open_device(options.device)
     device, table = ("cpu", TABLE) if xp is np else ("gpu", GPU_TABLE)
     todo, facts = [on_device(work, device) for work in todo], machine(xp)
+    print(device_line(xp, options.device))
     print(describe(facts))
     product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)
     copy = Work(f"copy of {4 * COPY >> 20} MiB", "copy", (TINYFCN,), (COPY,), device=device)

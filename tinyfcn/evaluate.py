@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinyfcn import command
 from tinyfcn.errors import InputError
-from tinyfcn.report import report, write_metrics
+from tinyfcn.report import device_line, report, write_metrics
 from tinyfcn.trainer import (
     evaluate,
     load_network,
@@ -57,6 +57,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     metrics = write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))
     plot_predictions(net, dataset, out / "predictions.png", max_side)
+    print(device_line(net.xp, options.device))
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
     print(report(metrics))
     print(f"\n{out}: metrics.json, predictions.png")

@@ -14,6 +14,7 @@ from tinyfcn import command, plot
 from tinyfcn.backend import to_host
 from tinyfcn.data import read_image, write_label
 from tinyfcn.errors import InputError
+from tinyfcn.report import device_line
 from tinyfcn.trainer import load_network, predict
 
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
@@ -54,6 +55,7 @@ def main() -> None:
         write_label(label_path, label)
         Image.fromarray(plot.overlay(image, label, background)).save(overlay_path)
         seen.update({k: int(n) for k, n in enumerate(np.bincount(label.ravel())) if n})
+    print(device_line(net.xp, options.device))
     print(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():
         print(f"  {classes[k] if classes else k:22} {pixels / sum(seen.values()):6.1%}")

@@ -17,14 +17,16 @@ from tinyfcn.metrics import SCORES, ConfusionMatrix
 
 
 def open_device(device: str) -> ModuleType:
-    """`choose_device` for what a user asked for, and a line that says what it is, and why it is no GPU."""
+    """`choose_device` for what a user asked for."""
     try:
-        xp = choose_device(device)
+        return choose_device(device)
     except RuntimeError as error:
         raise InputError(str(error)) from None
-    no_gpu = f" (no GPU: {why_no_gpu()})" if device == "auto" and xp is np else ""
-    print(describe_device(xp) + no_gpu)
-    return xp
+
+
+def device_line(xp: ModuleType, asked: str) -> str:
+    """What computes, and, where "auto" did not find a GPU, why."""
+    return describe_device(xp) + (f" (no GPU: {why_no_gpu()})" if asked == "auto" and xp is np else "")
 
 
 class Log:

@@ -16,7 +16,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.models import FCNS
 from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
-from tinyfcn.report import report
+from tinyfcn.report import device_line, report
 from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config
 
 DESCRIPTION = """\
@@ -106,6 +106,7 @@ def main() -> None:
     given = vars(parser().parse_args())
     run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given)
     config = run.config
+    print(device_line(run.net.xp, config.device))
     print(
         f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "
         f"{run.net.num_classes} classes; {len(run.train_set)} images to train on, {len(run.val_set)} to evaluate on"
