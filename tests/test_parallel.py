@@ -47,7 +47,7 @@ def test_cut_covers_a_range_in_order_in_nearly_equal_slices(length, parts):
 def test_bands_cover_every_row_once_in_order_and_are_near_the_target(rows, row_size, target, threads):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYFCN_THREADS", str(threads))
-        found = bands(rows, row_size, target)
+        found = bands(np, rows, row_size, target)
     assert covered(found) == list(range(rows))
     sizes = [row_size * (band.stop - band.start) for band in found]
     for size in sizes:
@@ -70,7 +70,7 @@ def test_bands_cover_every_row_once_in_order_and_are_near_the_target(rows, row_s
 )
 def test_bands_of_two_threads(threads, arguments, sizes):
     threads(2)
-    assert [band.stop - band.start for band in bands(*arguments)] == sizes
+    assert [band.stop - band.start for band in bands(np, *arguments)] == sizes
 
 
 # The number of threads.

@@ -75,10 +75,10 @@ def each(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequenc
     parallel(xp, lambda _: work(todo), range(min(workers(xp), len(pieces))))
 
 
-def bands(rows: int, row_size: int, target: int) -> list[slice]:
+def bands(xp: ModuleType, rows: int, row_size: int, target: int) -> list[slice]:
     """Cut rows of `row_size` pixels into bands of at most about `target` pixels; where several, as many for each thread."""
     parts = -(-rows * row_size // target)
-    return cut(rows, parts + -parts % thread_count() if parts > 1 else parts)
+    return cut(rows, parts + -parts % workers(xp) if parts > 1 else parts)
 
 
 def cut(length: int, parts: int) -> list[slice]:

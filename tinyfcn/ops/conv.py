@@ -291,7 +291,7 @@ def correlate_weight_gradient(
 def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:
     """Cut the rows of the outputs (N, C_out, H_out, W_out) into bands whose columns fit into the cache."""
     batch, _, height, width = y_shape
-    return bands(height, width * batch, max(at_once(xp, BAND_BYTES) // column_bytes, BAND_COLUMNS))
+    return bands(xp, height, width * batch, max(at_once(xp, BAND_BYTES) // column_bytes, BAND_COLUMNS))
 
 
 def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:

@@ -101,4 +101,4 @@ def _in_bands(change: Callable[..., None], *arrays: Array) -> None:
             change(*(array[rows] for array in last))
 
     xp, first = array_module(*arrays), last[0]
-    each(xp, work, bands(len(first), first.size // max(len(first), 1), at_once(xp, PIECE)))
+    each(xp, work, bands(xp, len(first), first.size // max(len(first), 1), at_once(xp, PIECE)))

@@ -115,8 +115,8 @@ def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
 
 
 def _bands(y: Array) -> list[slice]:
-    pixel_bytes = max(y.itemsize * y.shape[0] * y.shape[1], 1)
-    return bands(y.shape[2], y.shape[3], max(at_once(array_module(y), BAND_BYTES) // pixel_bytes, 1))
+    xp, pixel_bytes = array_module(y), max(y.itemsize * y.shape[0] * y.shape[1], 1)
+    return bands(xp, y.shape[2], y.shape[3], max(at_once(xp, BAND_BYTES) // pixel_bytes, 1))
 
 
 def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[tuple[tuple, tuple]]:

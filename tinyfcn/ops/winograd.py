@@ -207,8 +207,8 @@ def _blocks(y: Array, channels: int) -> list[Block]:
     a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
-        for columns in cut(wide, -(-wide // BAND_WIDTH))
-        for rows in bands(high, (columns.stop - columns.start) * n, min(tiles, a_share))
+        for columns in cut(wide, -(-wide // at_once(xp, BAND_WIDTH)))
+        for rows in bands(xp, high, (columns.stop - columns.start) * n, min(tiles, a_share))
     ]
 
 
