@@ -13,6 +13,7 @@ from tinyfcn.ops.loss import softmax_cross_entropy_backward, softmax_cross_entro
 from tinyfcn.ops.norm import local_response_norm_backward, local_response_norm_forward
 from tinyfcn.ops.pool import max_pool2d_backward, max_pool2d_forward
 from tinyfcn.ops.upsample import (
+    bilinear_filter,
     bilinear_weight,
     conv_transpose2d_backward,
     conv_transpose2d_forward,
@@ -21,6 +22,7 @@ from tinyfcn.ops.upsample import (
 )
 
 __all__ = [
+    "bilinear_filter",
     "bilinear_weight",
     "conv2d_backward",
     "conv2d_forward",
