@@ -1,0 +1,514 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Pooling and receptive fields
+#
+# Between its convolutions VGG makes maps smaller: it keeps the largest of every four values. That is how a unit
+# comes to see more and more of the image, and why FCN must later undo a factor of 32.
+#
+# You will be able to
+#
+# - write max pooling and its backward pass, and say what happens to ties and where windows overlap;
+# - say why FCN pools in ceil mode, and at which image size floor mode breaks it;
+# - compute the receptive field of any unit, and measure it from gradients;
+# - tell what a unit can see from what it mostly sees, and where in the image it looks.
+#
+# Takes about 45 minutes. It builds on [Convolution](02_convolution.ipynb).
+
+# %% tags=["setup"]
+import numpy as np
+from lesson import BLUE, COLOURS, GREEN, ORANGE, RED, attempt, plt, show_source
+
+from tinyfcn import ops
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.models import FCN32s
+from tinyfcn.models.vgg import VGG
+from tinyfcn.ops.pool import pool_output_size
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## The largest of each window
+#
+# Max pooling with a 2x2 window at stride 2 takes, for every output $(r, c)$,
+#
+# $$y_{r,c} = \max_{i,j \in \{0, 1\}} x_{2r+i,\, 2c+j}$$
+#
+# in each image and channel by itself. Written as loops:
+
+# %%
+def pool_loops(x):
+    n, c, h, w = x.shape
+    y = np.empty((n, c, h // 2, w // 2))
+    for r in range(h // 2):
+        for k in range(w // 2):
+            y[:, :, r, k] = x[:, :, 2 * r : 2 * r + 2, 2 * k : 2 * k + 2].max(axis=(2, 3))
+    return y
+
+
+x = rng.permutation(36).reshape(1, 1, 6, 6).astype(float)
+y, cache = ops.max_pool2d_forward(x, 2)
+assert np.array_equal(y, pool_loops(x))
+
+# %% [markdown]
+# **Predict.** Only one of four inputs becomes an output. If one of the other three grows a little, what happens to
+# $y$? What, then, is the gradient there?
+
+# %% tags=["hide-input"]
+def grid_of_numbers(axis, values, colours, title):
+    axis.imshow(colours, cmap="Blues", vmin=0, vmax=1.6)
+    for (r, c), value in np.ndenumerate(values):
+        axis.text(c, r, f"{value:g}", ha="center", va="center", fontsize=10)
+    for edge in range(0, len(values) + 1, 2 if len(values) > 3 else 1):
+        axis.axhline(edge - 0.5, color="black", linewidth=1)
+        axis.axvline(edge - 0.5, color="black", linewidth=1)
+    axis.set(title=title, xticks=[], yticks=[])
+
+
+dy = np.arange(1.0, 10.0).reshape(1, 1, 3, 3)
+dx = ops.max_pool2d_backward(dy, cache)
+figure, axes = plt.subplots(1, 4, figsize=(10, 2.8))
+grid_of_numbers(axes[0], x[0, 0], dx[0, 0] != 0, "x: winners in blue")
+grid_of_numbers(axes[1], y[0, 0], np.ones((3, 3)), "y: the winners")
+grid_of_numbers(axes[2], dy[0, 0], np.ones((3, 3)), "dy: its gradient")
+grid_of_numbers(axes[3], dx[0, 0], dx[0, 0] != 0, "dx: to winners only")
+plt.show()
+
+# %% [markdown]
+# Nothing happens to $y$: the largest stays the largest. So the gradient of the other three is 0, and the winner,
+# which $y$ copies, has slope 1. The backward pass *routes*: each entry of $dy$ goes to the input that won its window.
+#
+# That is all there is to prove, except at a tie, where the maximum has a kink and no gradient. Random numbers have no
+# ties, so the check may be strict:
+
+# %%
+random = rng.standard_normal((2, 3, 7, 5))
+print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, random, 3, stride=2, ceil_mode=True))
+
+# %% [markdown]
+# ### Which input wins a tie?
+#
+# After a ReLU ties are common: whole windows are 0. **Predict.** A window of four zeros gets the gradient 1. Should
+# each zero get 1, or a quarter, or one of them all of it?
+
+# %%
+flat = np.zeros((1, 1, 2, 2))
+y, cache = ops.max_pool2d_forward(flat, 2)
+routed = ops.max_pool2d_backward(np.ones_like(y), cache)
+print(routed[0, 0])
+assert routed.sum() == 1 and routed[0, 0, 0, 0] == 1
+
+# %% [markdown]
+# Each choice but the first would be defensible; four times 1 would count the same gradient four times. The package takes
+# the first in reading order, as PyTorch does. Where the zeros come from a ReLU it does not matter: ReLU's own
+# backward pass sends nothing on.
+#
+# ### Windows that overlap
+#
+# AlexNet pools 3x3 windows at stride 2. An input may then win several windows, and collects a gradient from each:
+# contributions *add up*, as they did for columns in the backward pass of convolution.
+
+# %%
+hill = -((np.arange(7) - 2.0) ** 2)[:, None] - (np.arange(7) - 4.0) ** 2
+y, cache = ops.max_pool2d_forward(hill[None, None], 3, stride=2)
+routed = ops.max_pool2d_backward(np.ones_like(y), cache)
+print(routed[0, 0])
+assert routed.max() == 4 and routed.sum() == y.size  # the summit wins four windows
+
+# %% [markdown]
+# Here is the package's backward pass. Note what the cache holds: x and y, which a network has anyway, and no table of
+# winners. A winner is found again as the first input of its window that equals y.
+
+# %%
+show_source(ops.max_pool2d_backward)
+
+# %% [markdown]
+# ## Ceil or floor?
+#
+# A map of odd height has a last row without a partner. Floor mode drops it. Ceil mode lets the last window hang over
+# the border:
+#
+# $$\left\lfloor \frac{H - 2}{2} \right\rfloor + 1 \quad\text{or}\quad \left\lceil \frac{H - 2}{2} \right\rceil + 1$$
+
+# %%
+for height in 6, 7, 349:
+    floor, ceil = (pool_output_size(height, 2, 2, 0, mode) for mode in (False, True))
+    print(f"{height:4} rows -> floor {floor:4}, ceil {ceil:4}")
+
+# %% [markdown]
+# A row more or less: does it matter? In FCN-32s the image is padded by 100, five poolings follow, fc6 takes 6 off, and a
+# transposed convolution (kernel 64, stride 32) makes $32 (h - 1) + 64$ rows of the $h$ that are left. From these, rows 19
+# to $19 + H$ are cut out ([Upsampling](05_upsampling.ipynb) derives the 19).
+#
+# **Predict.** For an image of 500 rows, are there enough left with floor? With ceil?
+
+# %%
+def upscored(height, ceil_mode):
+    rows = height + 2 * 100 - 2
+    for _ in range(5):
+        rows = pool_output_size(rows, 2, 2, 0, ceil_mode)
+    return 32 * (rows - 6 - 1) + 64
+
+
+print("floor:", upscored(500, False), " ceil:", upscored(500, True), " needed:", 19 + 500)
+assert upscored(500, False) == 512 and upscored(500, True) == 544
+
+# %% tags=["hide-input"]
+heights = np.arange(33, 601)
+spare = {mode: np.array([upscored(h, mode) - h - 19 for h in heights]) for mode in (False, True)}
+figure, axis = plt.subplots()
+axis.plot(heights, spare[True], ".", color=BLUE, markersize=3, label="ceil")
+axis.plot(heights, spare[False], ".", color=ORANGE, markersize=3, label="floor")
+axis.plot(500, spare[False][heights == 500], "o", color=RED, label="500 rows, floor")
+axis.axhline(0, color="black", linewidth=1)
+axis.fill_between(heights, -35, 0, color="0.92")
+axis.text(310, -20, "not enough rows to cut out", ha="center", fontsize=10)
+axis.set(xlabel="rows of the image", ylabel="rows to spare", ylim=(-35, 72))
+axis.set_title("With floor, many sizes end up short; with ceil, none")
+axis.legend(frameon=False, ncols=3, loc="upper right")
+plt.show()
+
+short = (spare[False] < 0).mean()
+print(f"sizes that floor mode breaks: {short:.0%}")
+assert (spare[True] >= 0).all() and short > 0.3
+
+# %% [markdown]
+# 512 rows where 519 are needed: floor mode cannot label a photograph of VOC's most common width. Caffe, for which
+# the authors wrote FCN, pools in ceil mode; ports to other libraries met this as a crash, or cropped where they should
+# not. In ceil mode, every size works, and the package's networks promise it:
+
+# %%
+net = FCN32s(2, width=1 / 64)
+for size in (1, 1), (31, 64), (500, 375):
+    assert net.forward(np.zeros((1, 3, *size), np.float32)).shape == (1, 2, *size)
+
+# %% [markdown]
+# ## How much does a unit see?
+#
+# The *receptive field* of a unit is the part of the image that it depends on. It grows layer by layer. Let $R$ be its
+# size in pixels, and $s$ (the stride, or jump) the distance of neighbouring units in the image. A layer with a
+# $k$-wide window at stride $t$ looks at $k$ units of the layer below, the outermost of which are $(k - 1) s$ apart:
+#
+# $$R \leftarrow R + (k - 1)\, s, \qquad s \leftarrow s\, t$$
+#
+# starting with $R = s = 1$ for a pixel.
+#
+# **Predict.** Two 3x3 convolutions, then a 2x2 pooling: how many pixels does a unit see? And after fc6?
+
+# %%
+names, windows = [], []
+for number, block in enumerate(VGG.blocks, 1):
+    for conv in block.convs:
+        names.append(conv.name)
+        windows.append((conv.kernel, 1))
+    names.append(f"pool{number}")
+    windows.append((block.pool, 2))
+names.append("fc6")
+windows.append((VGG.fc6, 1))
+
+fields, jumps = [], []
+field, jump = 1, 1
+for kernel, stride in windows:
+    field += (kernel - 1) * jump
+    jump *= stride
+    fields.append(field)
+    jumps.append(jump)
+sees = dict(zip(names, fields, strict=True))
+print({name: sees[name] for name in ("conv1_2", "pool1", "pool2", "pool3", "pool4", "pool5", "fc6")})
+assert sees["pool1"] == 6 and sees["pool5"] == 212 and sees["fc6"] == 404
+
+# %% tags=["hide-input"]
+figure, axis = plt.subplots(figsize=(8, 3.4))
+colours = [ORANGE if name.startswith("pool") else GREEN if name == "fc6" else BLUE for name in names]
+axis.bar(names, fields, color=colours)
+axis.set(ylabel="pixels across", title="Receptive fields in VGG16: poolings (orange) make every later step larger")
+axis.tick_params(axis="x", rotation=60)
+plt.show()
+
+# %% [markdown]
+# The kernels are all alike; it is the poolings that make the steps grow. After five of them a 3x3 convolution reaches
+# 64 pixels further, and fc6 with its 7x7 window another 192: 404 in all. A unit of fc6 sees nearly all of a
+# photograph, and that is what makes its scores so good at *what* and so bad at *where*.
+#
+# ### Measured
+#
+# A formula is easily off by one. The gradient knows: a pixel lies in the receptive field of a unit if the unit's
+# gradient with respect to it can be other than 0. We run the first blocks of VGG on random images, set the gradient of one
+# unit (all its channels) to 1 and everything else to 0, and go backward to the image.
+
+# %%
+def random_weights(blocks, width=1 / 8, seed=0):
+    draw = np.random.default_rng(seed)
+    weights, channels = [], 3
+    for block in blocks:
+        for conv in block.convs:
+            filters = VGG.scaled(conv.channels, width)
+            scale = (2 / (9 * channels)) ** 0.5
+            weights.append(scale * draw.standard_normal((filters, channels, 3, 3)).astype(np.float32))
+            channels = filters
+    return weights
+
+
+def gradient_of_the_middle(x, depth, seed=0):
+    """The gradient at x of the unit in the middle of the map after `depth` blocks, and the place of that unit."""
+    weights, caches = iter(random_weights(VGG.blocks[:depth], seed=seed)), []
+    for block in VGG.blocks[:depth]:
+        for _ in block.convs:
+            x, cache = ops.conv2d_forward(x, next(weights), padding=1, relu=True)
+            caches.append((ops.conv2d_backward, cache))
+        x, cache = ops.max_pool2d_forward(x, 2, ceil_mode=True)
+        caches.append((ops.max_pool2d_backward, cache))
+    middle = x.shape[2] // 2
+    dx = np.zeros_like(x)
+    dx[:, :, middle, middle] = 1
+    for backward, cache in reversed(caches):
+        dx = backward(dx, cache)
+        dx = dx[0] if isinstance(dx, tuple) else dx
+    return dx, middle
+
+
+def rows_reached(dx):
+    size = np.abs(dx).sum(axis=(0, 1, 3))
+    return np.flatnonzero(size > 1e-5 * size.max())  # rounding may leave 1e-8 where 0 belongs
+
+
+for depth in 1, 2, 3:
+    images = np.random.default_rng(depth).standard_normal((24, 3, 96, 96)).astype(np.float32)
+    dx, middle = gradient_of_the_middle(images, depth)
+    rows = rows_reached(dx)
+    print(f"pool{depth}: unit {middle} sees rows {rows[0]} to {rows[-1]}: {rows[-1] - rows[0] + 1} of them")
+    assert rows[-1] - rows[0] + 1 == sees[f"pool{depth}"]
+
+# %% [markdown]
+# 6, 16 and 44, as computed. Many images are needed, since each one by itself leaves holes: pooling routes to a single
+# input, and ReLU stops what is not positive.
+#
+# ## What does it mostly see?
+#
+# **Predict.** A unit of pool4 can see 100x100 pixels. Does each of them count alike? Think of the number of paths from a
+# pixel to the unit.
+
+# %%
+total = np.zeros((144, 144))
+for seed in range(4):
+    images = np.random.default_rng(10 + seed).standard_normal((8, 3, 144, 144)).astype(np.float32)
+    dx, middle = gradient_of_the_middle(images, 4, seed)
+    total += np.abs(dx).sum(axis=(0, 1))
+total /= total.sum()
+
+profile = total.sum(axis=1)
+low = int(VGG.grids(1)[3].stride * middle + VGG.grids(1)[3].start - (sees["pool4"] - 1) / 2)  # `Grid` is explained below
+high = low + sees["pool4"]
+centre = (low + high) // 2
+half = slice(centre - sees["pool4"] // 4, centre + sees["pool4"] // 4)
+print(f"share of the gradient among the rows that it can see: {profile[low:high].sum():.3%}")
+print(f"share of the gradient in the middle quarter of them: {total[half, half].sum():.0%}")
+
+# %% tags=["hide-input"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+shown = left.imshow(total / total.max())
+left.plot([low, high, high, low, low], [low, low, high, high, low], color="white", linewidth=1)
+left.set(title="Mean size of the gradient,\nand the receptive field (white)", xlabel="column", ylabel="row")
+figure.colorbar(shown, ax=left, label="of the largest")
+right.plot(profile, color=BLUE)
+right.axvspan(low, high, color="0.92")
+right.set(xlabel="row", ylabel="share of the gradient", title="By rows: a bell in the receptive field (grey)")
+plt.show()
+assert total[half, half].sum() > 0.5 and profile[low:high].sum() > 0.9999
+
+# %% [markdown]
+# It is a bell: pixels in the middle are reached by many paths through the layers, those at the rim by one. Luo et al.
+# (2016, "Understanding the effective receptive field") show that it tends to a Gaussian and covers a small part of
+# the receptive field. The middle quarter of the area holds most of the gradient. Training widens it, but a
+# receptive field of 404 pixels does not mean that 404 pixels are used.
+#
+# ## Where does it look?
+#
+# Size is one half; the other is place. Units of a map look at places that are $s$ pixels apart; where is the first?
+# `Grid` follows both through the layers. With padding $p$ the first window begins at $-p$, so its centre moves by
+# $(k - 1)/2 - p$ units of the layer below.
+
+# %%
+grids = VGG.grids(1)  # with padding 1 at the first layer: the network for small images
+for number, grid in enumerate(grids, 1):
+    print(f"pool{number}: unit j lies at pixel {grid.stride} j + {grid.start}")
+
+# %% [markdown]
+# **Predict.** Unit 6 of pool3 lies at pixel $8 \cdot 6 + 3.5 = 51.5$. Its receptive field has 44 rows. Which rows are
+# they? Compare with what was measured above.
+
+# %%
+images = np.random.default_rng(3).standard_normal((24, 3, 96, 96)).astype(np.float32)
+dx, middle = gradient_of_the_middle(images, 3)
+rows = rows_reached(dx)
+print(f"unit {middle}: rows {rows[0]} to {rows[-1]}, centre {(rows[0] + rows[-1]) / 2}")
+assert (rows[0] + rows[-1]) / 2 == grids[2].stride * middle + grids[2].start
+
+# %% tags=["hide-input"]
+figure, axis = plt.subplots(figsize=(8, 2.4))
+axis.plot(np.arange(64), np.zeros(64), "|", color="0.5", markersize=8, label="pixels")
+for number, grid in enumerate(grids, 1):
+    places = np.arange(0, (64 - grid.start) / grid.stride) * grid.stride + grid.start
+    axis.plot(places, np.full(len(places), number), "o", color=COLOURS[number % 8], markersize=5)
+axis.set(xlabel="pixel", yticks=range(6), yticklabels=["image", *(f"pool{n}" for n in range(1, 6))], ylim=(-0.7, 5.7))
+axis.set_title("Where units lie: further apart with each pooling, and each time half a step further in")
+plt.show()
+
+# %% [markdown]
+# The starts 0.5, 1.5, 3.5, 7.5, 15.5 are the reason for every crop in FCN: to put scores back where they belong, one
+# must know where they were taken. [Upsampling](05_upsampling.ipynb) goes this way back.
+#
+# ## Exercises
+#
+# ### Exercise 1: the backward pass of pooling
+#
+# For windows of 2x2 at stride 2 on maps of even size: send each entry of dy to the first input in reading order that equals
+# its window's maximum. Loops are fine.
+
+# %% tags=["exercise"]
+def route(dy, x):
+    """dx, of x's shape (N, C, H, W), for dy (N, C, H / 2, W / 2)."""
+    raise NotImplementedError
+
+# %% tags=["check"]
+with attempt():
+    tied = np.maximum(np.random.default_rng(1).integers(-2, 3, (2, 3, 6, 4)), 0).astype(float)  # with many ties
+    pooled, kept = ops.max_pool2d_forward(tied, 2)
+    upstream = np.random.default_rng(2).standard_normal(pooled.shape)
+    answer = route(upstream, tied)
+    assert answer.shape == tied.shape, f"dx has shape {answer.shape}, expected {tied.shape}"
+    assert np.isclose(answer.sum(), upstream.sum()), "each entry of dy must arrive once, also where there are ties"
+    assert np.allclose(answer, ops.max_pool2d_backward(upstream, kept)), "some gradient went to another input"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def route(dy, x):
+#     dx = np.zeros_like(x)
+#     for n, c, r, k in np.ndindex(dy.shape):
+#         window = x[n, c, 2 * r : 2 * r + 2, 2 * k : 2 * k + 2]
+#         i, j = np.unravel_index(window.argmax(), window.shape)
+#         dx[n, c, 2 * r + i, 2 * k + j] += dy[n, c, r, k]
+#     return dx
+# ```
+#
+# `argmax` gives the first of equal values, in reading order.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2: how many windows?
+#
+# Write the number of windows of size k at stride s with padding p, in floor or ceil mode. One rule is easily forgotten: a
+# last window that would begin beyond the input and its left padding sees nothing, and does not exist.
+
+# %% tags=["exercise"]
+def windows_along(size, k, s, p, ceil_mode):
+    """How many windows pooling takes along an axis of this size."""
+    raise NotImplementedError
+
+# %% tags=["check"]
+with attempt():
+    cases = [(7, 2, 2, 0), (6, 2, 2, 0), (5, 3, 2, 0), (6, 3, 2, 1), (7, 2, 3, 1), (1, 2, 2, 1), (9, 3, 4, 1)]
+    for case in cases:
+        for mode in False, True:
+            found, right = windows_along(*case, mode), pool_output_size(*case, mode)
+            words = f"size {case[0]}, k {case[1]}, s {case[2]}, p {case[3]}, {'ceil' if mode else 'floor'}"
+            assert found == right, f"{words}: {found}, expected {right}"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def windows_along(size, k, s, p, ceil_mode):
+#     room = size + 2 * p - k
+#     count = (-(-room // s) if ceil_mode else room // s) + 1
+#     if ceil_mode and (count - 1) * s >= size + p:
+#         count -= 1
+#     return count
+# ```
+#
+# `-(-a // b)` is the ceiling of a / b.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3: receptive fields with dilation
+#
+# A kernel with dilation d has its taps d units apart. Extend the recursion, and give the receptive field of a stack of
+# layers (kernel, stride, dilation).
+
+# %% tags=["exercise"]
+def receptive_field(layers):
+    """Pixels across that a unit sees after these layers, a list of (kernel, stride, dilation)."""
+    raise NotImplementedError
+
+# %% tags=["check"]
+with attempt():
+    assert receptive_field([]) == 1, "a pixel sees itself"
+    assert receptive_field([(3, 1, 1), (3, 1, 1), (2, 2, 1)]) == 6, "two 3x3 convolutions and a pooling see 6 pixels"
+    vgg = [(conv.kernel, 1, 1) if conv else (2, 2, 1) for block in VGG.blocks for conv in [*block.convs, None]]
+    assert receptive_field([*vgg, (7, 1, 1)]) == 404, "fc6 of VGG16 sees 404"
+    found = receptive_field([(3, 2, 1), (3, 1, 2), (5, 2, 3)])
+    assert found == 35, f"with dilation: {found}, expected 1 + 2 + 2 * 2 * 2 + 4 * 3 * 2 = 35"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def receptive_field(layers):
+#     field, jump = 1, 1
+#     for kernel, stride, dilation in layers:
+#         field += (kernel - 1) * dilation * jump
+#         jump *= stride
+#     return field
+# ```
+#
+# Dilation widens a layer's reach without a new weight and without losing resolution: it is the other way to a large
+# receptive field, without pooling (Yu and Koltun, 2016).
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 4: average pooling
+#
+# The mean of each window in place of its maximum. Write its backward pass, for k x k windows side by side.
+
+# %% tags=["exercise"]
+def average_backward(dy, k):
+    """dx (N, C, k H, k W) for dy (N, C, H, W), the gradient at the means of k x k windows."""
+    raise NotImplementedError
+
+# %% tags=["check"]
+with attempt():
+    def average_forward(x, k):
+        n, c, h, w = x.shape
+        return x.reshape(n, c, h // k, k, w // k, k).mean(axis=(3, 5)), k
+
+    check_gradient(average_forward, average_backward, np.random.default_rng(3).standard_normal((2, 2, 6, 9)), 3)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def average_backward(dy, k):
+#     return dy.repeat(k, axis=2).repeat(k, axis=3) / k**2
+# ```
+#
+# Every input of a window has slope 1 / k², so all get the same share.
+#
+# </details>
+
+# %% [markdown]
+# Next: [Fully connected is convolution](04_fully_connected.ipynb).

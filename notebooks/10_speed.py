@@ -1,0 +1,1318 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10. Speed
+#
+# You will be able to
+#
+# - say from two measured numbers how fast a layer can be on your machine, and what holds it back,
+# - derive Winograd's convolution, with a quarter of the multiplications, from the product of two polynomials,
+# - say why columns come in bands, bands on threads, and a padded fc6 tap by tap,
+# - measure where the time and the memory of a training step go, and switch each of these ways off again.
+#
+# Takes about 90 minutes. Builds on [Convolution](02_convolution.ipynb), and for the last part on [FCN](07_fcn.ipynb) and
+# [Training](09_training.ipynb).
+
+# %% tags=["setup"]
+import os
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from contextlib import contextmanager
+from fractions import Fraction
+from unittest import mock
+
+import matplotlib.pyplot as plt
+import numpy as np
+from lesson import BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt, seconds, show_source
+
+from tinyfcn import ops, parallel
+from tinyfcn.backend import describe_device, empty_pixels, pixels, thread_count
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.ops import conv, taps, winograd
+
+rng = np.random.default_rng(0)
+plt.rcParams["figure.constrained_layout.h_pad"] = 0.08  # inches, below a figure's title
+
+
+@contextmanager
+def switched(**options):
+    """Environment variables, such as TINYFCN_CONV, for a while."""
+    with mock.patch.dict(os.environ, {name: str(value) for name, value in options.items()}):
+        yield
+
+
+def fastest(calls, rounds=20):
+    """The best time of each of these calls: whatever else the machine does can only add to a time."""
+    taken = {}
+    for name, call in calls.items():
+        call()  # does not count
+        time.sleep(0.05)  # NumPy's own matrix product has threads, which spin on for a while: let them come to rest
+        times = []
+        for _ in range(rounds):
+            started = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started)
+        taken[name] = min(times)
+    return taken
+
+
+def normal(*shape):
+    return rng.standard_normal(shape, np.float32)
+
+
+# %%
+print(describe_device(np))
+
+# %% [markdown]
+# ## How fast can it be at all?
+#
+# Before anything is made faster, ask for the limit. Two numbers describe a processor well enough: how many floating-point
+# operations a second it does in the best case, a product of large matrices, and how many bytes a second it moves from and to
+# memory.
+
+# %%
+a, b = normal(1536, 1536), normal(1536, 1536)
+source, target = np.ones(1 << 25, np.float32), np.empty(1 << 25, np.float32)
+taken = fastest({"product": lambda: a @ b, "copy": lambda: np.copyto(target, source)})
+peak = 2 * 1536**3 / taken["product"]  # each entry: 1536 multiplications and as many additions
+bandwidth = 2 * source.nbytes / taken["copy"]  # read and written
+print(f"arithmetic {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.1f} GB/s: {peak / bandwidth:.0f} operations for each byte")
+
+# %% [markdown]
+# Work that does fewer operations on each byte than this ratio waits for memory; work that does more waits for arithmetic.
+# This picture of a machine is called its **roofline** (Williams, Waterman and Patterson 2009).
+#
+# **Predict.** A 3x3 convolution from 64 channels to 64, at 128x128: which side is it on? And ReLU, which does one operation
+# on each number that it reads and writes?
+
+# %%
+C, SIDE = 64, 128
+x, w, b = normal(1, C, SIDE, SIDE), normal(C, C, 3, 3) / 24, normal(C)
+y, cache = ops.conv2d_forward(x, w, b, padding=1)
+operations = 2 * 9 * C * C * SIDE * SIDE
+moved = x.nbytes + w.nbytes + y.nbytes
+print(f"convolution: {operations / moved:.0f} operations a byte, ReLU: {1 / 8}")
+print(f"convolution: {1e3 * operations / peak:.1f} ms of arithmetic, {1e3 * moved / bandwidth:.1f} ms of memory")
+
+# %%
+w1, b1 = normal(21, C, 1, 1), normal(21)
+layer_bytes = {
+    "ReLU": (y.size, 2 * y.nbytes, lambda: ops.relu_forward(y)),
+    "2x2 pooling": (y.size, 1.25 * y.nbytes, lambda: ops.max_pool2d_forward(y, 2)),
+    "1x1 scores, 64 to 21": (2 * 21 * y.size, y.nbytes * 85 / 64, lambda: ops.conv2d_forward(y, w1, b1)),
+    "3x3, 64 to 64, plain": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
+    "3x3, 64 to 64, Winograd": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
+}
+figure, axis = plt.subplots(figsize=(8, 4))
+per_byte = np.geomspace(0.05, 1000, 400)
+axis.plot(per_byte, np.minimum(peak, per_byte * bandwidth) / 1e9, color="0.4", label="the roof: what memory and arithmetic allow")
+for (name, (count, size, call)), colour in zip(layer_bytes.items(), COLOURS):
+    with switched(TINYFCN_CONV="plain" if "plain" in name else "fast"):
+        axis.plot(count / size, count / fastest({name: call})[name] / 1e9, "o", ms=9, color=colour, label=name)
+axis.set(xscale="log", yscale="log", xlabel="operations for each byte that must be moved", ylabel="GFLOP/s")
+axis.set_title("What layers reach, and the roof above them")
+axis.legend(frameon=False, loc="lower right")
+plt.show()
+
+# %% [markdown]
+# Pooling and ReLU live on the slope: no cleverness in their arithmetic would help, only moving less. That is why ReLU is
+# applied by the convolution, while its output is still in the cache (`relu=True`). Such layers may also end up above the
+# slope, when their input still lies in the processor's cache from the layer before.
+#
+# A 3x3 convolution lives under the flat part. Two ways lead up there: come closer to the roof, or *do fewer operations*.
+# Operations are counted here by the definition of a convolution. Whoever needs fewer can stand above the roof.
+#
+# ## The ladder
+#
+# Six ways to do the same convolution: loops in Python; im2col as a whole; im2col in *bands* (a few rows of outputs at a
+# time) on one thread, and on all cores; *Winograd's* method, which needs fewer multiplications, on one thread, and on all
+# cores. The last ones are explained below.
+#
+# **Predict.** Between which two of them is the largest step?
+
+# %% tags=["setup"]
+def im2col(x, kh, kw, padding=0):
+    """All columns (C_in kh kw, N H_out W_out) at stride 1, as in notebook 2."""
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = x.shape[2] - kh + 1, x.shape[3] - kw + 1
+    columns = np.empty((x.shape[1], kh, kw, len(x), height, width), x.dtype)
+    for i, j in np.ndindex(kh, kw):
+        columns[:, i, j] = x[:, :, i : i + height, j : j + width].swapaxes(0, 1)
+    return columns.reshape(x.shape[1] * kh * kw, -1)
+
+
+def whole(x, w, b):
+    """One matrix of columns, one product."""
+    y = w.reshape(len(w), -1) @ im2col(x, 3, 3, padding=1) + b[:, None]
+    return y.reshape(len(w), len(x), *x.shape[2:]).swapaxes(0, 1)
+
+
+def package(x, w, b):
+    return ops.conv2d_forward(x, w, b, padding=1)[0]
+
+
+# %%
+def loops(x, w, b, outputs):
+    """The first few outputs by the definition, in Python."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    found = []
+    for c in range(outputs):
+        total = b[0]
+        for k, i, j in np.ndindex(w.shape[1:]):
+            total += w[0, k, i, j] * padded[0, k, i, c + j]
+        found.append(total)
+    return found
+
+
+assert np.allclose(loops(x, w, b, 20), y[0, 0, 0, :20], atol=1e-4)
+ladder = {"loops (20 outputs, multiplied)": seconds(lambda: loops(x, w, b, 20), 1) * y.size / 20}
+many = thread_count()
+
+
+def way(conv, threads):
+    def call():
+        with switched(TINYFCN_CONV=conv, TINYFCN_THREADS=threads):
+            package(x, w, b)
+
+    return call
+
+
+calls = {"im2col whole, product on all cores": lambda: whole(x, w, b)}
+for name, choice in ("im2col in bands", "plain"), ("Winograd in bands", "fast"):
+    for threads in (1, many) if many > 1 else (1,):
+        calls[f"{name}, {threads} thread{'s' * (threads > 1)}"] = way(choice, threads)
+ladder |= fastest(calls, 30)
+
+# %%
+figure, axis = plt.subplots(figsize=(8, 3))
+colours = [RED, ORANGE, *[BLUE, BLUE, GREEN, GREEN][:: 1 if many > 1 else 2]]
+bars = axis.barh(list(ladder), [1e3 * t for t in ladder.values()], color=colours)
+words = [f"{t:.0f} s" if t > 1 else f"{1e3 * t:.1f} ms, {operations / t / 1e9:.0f} GFLOP/s" for t in ladder.values()]
+axis.bar_label(bars, words, padding=3)
+axis.set(xscale="log", xlabel="milliseconds (logarithmic)", title="One layer: 64 to 64 channels, 3x3, 128x128")
+axis.set_xlim(300 * min(ladder.values()), 1e4 * max(ladder.values()))
+axis.invert_yaxis()
+
+# %%
+times = list(ladder.values())
+assert times[0] > 500 * times[1] and times[1] > times[-1]
+assert np.allclose(package(x, w, b), whole(x, w, b), atol=1e-4)
+print(f"from the first to the last: {times[0] / times[-1]:,.0f} times")
+
+# %% [markdown]
+# The first step is by far the largest, and it is not cleverness, but handing the inner loop to compiled code. All the others
+# together are a factor of a few, and each took more thought than the one before. On maps as large as FCN's they matter more:
+# the same table for 698x698 stands in the docstring of `tinyfcn/ops/winograd.py`. We go through them one by one.
+#
+# ## Bands: why not build all columns at once?
+#
+# The columns of this layer are nine times its input. They are written to memory, and read back once, which the roofline
+# charges for. A **band** is a few rows of outputs. Its columns are gathered, multiplied while they lie in the cache, and
+# forgotten.
+
+# %%
+show_source(conv.correlate)
+
+
+# %% [markdown]
+# Gather, multiply, add the bias, and ReLU, for one band after the other. `pixels` sees (N, C, H, W) as (H, W, N, C). This
+# is the order that outputs have in memory, so that a band of them is a matrix, which the product can write to. `each` deals
+# the bands out to threads: more on it below.
+#
+# **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
+# with much smaller and much larger bands?
+
+# %% tags=["setup"]
+def peak_bytes(call):
+    """The most memory that arrays took at a time during a call, on top of what was there."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+# %%
+budgets = [1 << k for k in range(18, 27)]
+taken, most = [], []
+with switched(TINYFCN_CONV="plain", TINYFCN_THREADS=1):
+    for budget in budgets:
+        with mock.patch.object(conv, "BAND_BYTES", budget), mock.patch.object(conv, "BAND_COLUMNS", 1):
+            taken.append(fastest({budget: lambda: package(x, w, b)}, 15)[budget])
+            most.append(peak_bytes(lambda: package(x, w, b)) - y.nbytes)
+    most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 3))
+megabytes = [budget / 2**20 for budget in budgets]
+axes[0].plot(megabytes, [1e3 * t for t in taken], "o-", color=BLUE)
+axes[0].set(ylabel="milliseconds, one thread", title="Time: a shallow minimum", ylim=(0, 1.2e3 * max(taken)))
+axes[1].plot(megabytes, [m / 2**20 for m in most], "o-", color=BLUE, label="in bands")
+axes[1].axhline(most_of_whole / 2**20, color=ORANGE, label="im2col whole")
+axes[1].set(ylabel="MiB besides x and y", title="Memory: that of two bands", yscale="log")
+axes[1].legend(frameon=False)
+for axis in axes:
+    axis.axvline(conv.BAND_BYTES / 2**20, color="0.6", ls=":")
+    axis.set(xscale="log", xlabel="MiB of columns in a band")
+figure.suptitle("The size of a band (dotted: the package's choice)")
+plt.show()
+
+# %%
+chosen = most[megabytes.index(4)]
+print(f"besides x and y: whole {most_of_whole / 2**20:.0f} MiB, in bands {chosen / 2**20:.1f} MiB")
+assert chosen < most_of_whole / 3
+
+# %% [markdown]
+# In time there is a shallow minimum: with small bands, more calls; with large ones, columns that have left the cache before
+# they are read. The exact number hardly matters. Memory is that of two bands, as the next one is gathered before the last one
+# is let go, and so it is *bounded*: the columns of conv1_2 of FCN at 500x500 take 1.1 GB as a whole, and a few megabytes for
+# each thread in bands, whatever the image's size.
+#
+# ## Why does freed memory stay with the process?
+#
+# **Predict.** Writing ones into an array takes a while. Does it matter whether the array was just allocated?
+
+# %%
+code = """
+import time
+import numpy as np
+from tinyfcn import parallel
+
+{policy}
+spent = []
+for _ in range(9):
+    start = time.perf_counter()
+    np.empty(1 << 23, np.float32).fill(1)
+    spent.append(time.perf_counter() - start)
+print(1e3 * sorted(spent)[4])
+"""
+for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel._prepare()"):
+    fresh = subprocess.run([sys.executable, "-c", code.format(policy=policy)], capture_output=True, text=True, check=True)
+    print(f"{title:20}: {float(fresh.stdout):5.1f} ms to fill a new array of 32 MiB")
+
+# %% [markdown]
+# On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages, each of which is
+# cleared at its first touch. For a layer's output this can take as long as computing it. So the package asks the C library to
+# keep what was freed (`parallel._prepare`; other systems have other policies, and there the two may be alike). Within bands,
+# scratch arrays are allocated once and used for all bands.
+#
+# ## Threads
+#
+# Bands do not depend on each other, so they can run on several cores. Python's interpreter lock is no obstacle: NumPy lets go
+# of it inside its functions, where nearly all of the time goes. The matrix product has threads of its own, which are held to
+# one meanwhile, so that they do not compete.
+
+# %%
+show_source(parallel.parallel, parallel.each)
+
+
+# %% [markdown]
+# Two ways to share out work. `parallel` cuts the list into equal shares. `each` gives all threads *the same iterator*:
+# whoever is free takes the next piece.
+#
+# **Predict.** One of the bands takes five times as long as the others. How do the two ways cope?
+
+# %%
+def run_bands(deal, lengths):
+    """Work off bands of these lengths (in milliseconds); returns who did which, from when to when."""
+    spans, begin = [], time.perf_counter()
+
+    def work(todo):
+        for band in todo:
+            start = time.perf_counter() - begin
+            time.sleep(1e-3 * lengths[band])  # as NumPy does, it lets go of the interpreter
+            spans.append((threading.get_ident(), band, start, time.perf_counter() - begin))
+
+    deal(np, work, range(len(lengths)))
+    return spans
+
+
+lengths = [50, *[10] * 9]
+figure, axes = plt.subplots(2, 1, figsize=(8, 3), sharex=True)
+ends = {}
+with switched(TINYFCN_THREADS=2):
+    ways = {"parallel: equal shares": parallel.parallel, "each: the next piece": parallel.each}
+    for axis, (name, deal) in zip(axes, ways.items()):
+        spans = run_bands(deal, lengths)
+        names = list(dict.fromkeys(thread for thread, *_ in sorted(spans, key=lambda span: span[2])))
+        for thread, band, start, end in spans:
+            axis.barh(names.index(thread), 1e3 * (end - start), left=1e3 * start, color=COLOURS[band % 6], ec="white")
+            axis.text(500 * (start + end), names.index(thread), band, ha="center", va="center", color="white", size=9)
+        axis.set_yticks(range(len(names)), [f"thread {k + 1}" for k in range(len(names))])
+        axis.set_title(name)
+        axis.invert_yaxis()
+        ends[name] = max(span[3] for span in spans)
+axes[1].set(xlabel="milliseconds")
+plt.show()
+
+# %%
+share, free = ends.values()
+print(f"equal shares {1e3 * share:.0f} ms, the next piece {1e3 * free:.0f} ms")
+assert free < 0.9 * share
+
+# %% [markdown]
+# `each` wins, and it copes with a core that is busy with something else, too. But *who did what* then depends on chance.
+# Where the order of additions matters (sums for dw in floating point), the package uses `parallel`: results are then the same
+# to the bit in every run with the same number of threads.
+
+# %%
+dy = normal(*y.shape)
+first, second = (ops.conv2d_backward(dy, ops.conv2d_forward(x, w, b, padding=1)[1]) for _ in range(2))
+assert all(np.array_equal(one, other) for one, other in zip(first, second))
+
+# %% [markdown]
+# ## Winograd's convolution, by hand
+#
+# Two outputs of a convolution with three taps, in one dimension:
+#
+# $$y_0 = d_0 g_0 + d_1 g_1 + d_2 g_2 \qquad y_1 = d_1 g_0 + d_2 g_1 + d_3 g_2$$
+#
+# That is six multiplications. Both outputs use $d_1$ and $d_2$, and there is something to gain from that. Take
+#
+# $$m_1 = (d_0 - d_2)\, g_0 \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2} \quad m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 +
+# g_2}{2} \quad m_4 = (d_1 - d_3)\, g_2 .$$
+#
+# Claim: $y_0 = m_1 + m_2 + m_3$ and $y_1 = m_2 - m_3 - m_4$.
+#
+# **Predict.** Multiply out $m_1 + m_2 + m_3$. What becomes of $d_2 g_0$? Of $d_1 g_0$?
+
+# %%
+class Letters(dict):
+    """A sum of products of letters, such as d0 g0 - d2 g0, as {("d0", "g0"): 1, ("d2", "g0"): -1}."""
+
+    def __add__(self, other):
+        return Letters({k: v for k in {**self, **other} if (v := self.get(k, 0) + other.get(k, 0))})
+
+    def __rmul__(self, factor):
+        return Letters({k: factor * v for k, v in self.items()})
+
+    def __sub__(self, other):
+        return self + -1 * other
+
+    def __matmul__(self, other):
+        return Letters({k + m: v * u for k, v in self.items() for m, u in other.items()})
+
+    def __str__(self):
+        return " ".join(f"{'+' if v > 0 else '-'} {'' if abs(v) == 1 else abs(v)}{' '.join(k)}" for k, v in sorted(self.items()))
+
+
+d0, d1, d2, d3, g0, g1, g2 = (Letters({(name,): Fraction(1)}) for name in ["d0", "d1", "d2", "d3", "g0", "g1", "g2"])
+half = Fraction(1, 2)
+m1, m2 = (d0 - d2) @ g0, (d1 + d2) @ (half * (g0 + g1 + g2))
+m3, m4 = (d2 - d1) @ (half * (g0 - g1 + g2)), (d1 - d3) @ g2
+print("m1 + m2 + m3 =", m1 + m2 + m3)
+print("m2 - m3 - m4 =", m2 - m3 - m4)
+assert m1 + m2 + m3 == d0 @ g0 + d1 @ g1 + d2 @ g2 and m2 - m3 - m4 == d1 @ g0 + d2 @ g1 + d3 @ g2
+
+# %% [markdown]
+# **Four multiplications in place of six**: this is F(2, 3), two outputs with three taps (Winograd 1980; Lavin and Gray 2015).
+# The sums of g's are made once for the whole image, and additions of d's are shared by all filters. But where does one get
+# such a thing from?
+#
+# ## Where do the four products come from?
+#
+# From multiplying polynomials. Let $g(t) = g_0 + g_1 t + g_2 t^2$ and $a(t) = a_0 + a_1 t$. The coefficients of their product
+# are the sums $\sum_j g_j a_{i-j}$: school multiplication takes 3 x 2 = 6 products. But $g\,a$ has degree 3, so its values at
+# **four points** determine it, and a value is found with **one** product: $(g\,a)(p) = g(p)\, a(p)$. Evaluate, multiply,
+# interpolate: this is the method of Toom and Cook. As points take 0, 1, -1, for which powers cost nothing, and "infinity",
+# which stands for the leading coefficient.
+
+# %%
+fine = np.linspace(-1.4, 1.6)
+figure, axis = plt.subplots(figsize=(8, 3))
+g_line, a_line = np.polynomial.Polynomial([1, 0.5, -1]), np.polynomial.Polynomial([0.6, -0.8])
+axis.plot(fine, g_line(fine), color=SKY, label="g, degree 2")
+axis.plot(fine, a_line(fine), color=ORANGE, label="a, degree 1")
+axis.plot(fine, (g_line * a_line)(fine), color=BLUE, lw=2.5, label="g a, degree 3")
+for point in 0, 1, -1:
+    axis.plot([point] * 3, [g_line(point), a_line(point), g_line(point) * a_line(point)], "o", color="0.2", zorder=3)
+    axis.axvline(point, color="0.8", zorder=0)
+axis.set(xlabel="t", ylabel="value", xticks=[-1, 0, 1])
+axis.set_title("One product at each point; three points and the leading coefficient fix the cubic")
+axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Let $V_n$ have a row $(1, p, p^2, \ldots, p^{n-1})$ for each point p, and $(0, \ldots, 0, 1)$ for infinity. Then
+#
+# $$\text{coefficients of } g\,a = V_4^{-1} \left[ (V_3\, g) \odot (V_2\, a) \right] .$$
+#
+# This multiplies polynomials, and we want a convolution $y_i = \sum_j g_j d_{i+j}$. One more idea: for a fixed g, the map
+# from a to the product is a matrix, with $g_j$ in row $i + j$ of column $i$. Our y is that matrix **transposed**, applied to
+# d. And to transpose a product of matrices, read it backwards:
+#
+# $$y = V_2^T \left[ (V_3\, g) \odot (V_4^{-T} d) \right] = A^T \left[ (G g) \odot (B^T d) \right], \qquad A = V_2,\quad G =
+# V_3,\quad B^T = V_4^{-T} .$$
+#
+# The same idea as in [Convolution](02_convolution.ipynb): the transposed map costs as much as the map. Finally the fractions
+# are moved from the rows of $B^T$, which meets the image, to those of $G$, which meets the weights. In exact fractions, for m
+# outputs and r taps:
+
+# %% tags=["setup"]
+def inverse(matrix):
+    """By Gauss and Jordan, in exact fractions."""
+    n = len(matrix)
+    rows = [[Fraction(v) for v in row] + [Fraction(i == j) for j in range(n)] for i, row in enumerate(matrix)]
+    for c in range(n):
+        pivot = next(r for r in range(c, n) if rows[r][c])
+        rows[c], rows[pivot] = rows[pivot], rows[c]
+        rows[c] = [v / rows[c][c] for v in rows[c]]
+        for r in range(n):
+            if r != c:
+                rows[r] = [v - rows[r][c] * u for v, u in zip(rows[r], rows[c])]
+    return np.array([row[n:] for row in rows])
+
+
+def powers(points, n):
+    """V_n: a row (1, p, ..., p^(n-1)) for each point, and one for infinity."""
+    return np.array([[p**k for k in range(n)] for p in points] + [[Fraction(k == n - 1) for k in range(n)]])
+
+
+def toom_cook(points, m, r):
+    """A^T (m, n), G (n, r) and B^T (n, n) for m outputs and r taps, from n - 1 finite points, n = m + r - 1."""
+    points = [Fraction(p) for p in points]
+    f = np.array([np.prod([p - q for q in points if q != p]) for p in points] + [Fraction(1)])[:, None]
+    return powers(points, m).T, powers(points, r) / f, inverse(powers(points, m + r - 1)).T * f
+
+
+def table(matrix):
+    return "\n".join(" ".join(f"{v!s:>5}" for v in row) for row in matrix)
+
+
+# %%
+A_T, G, B_T = toom_cook([0, 1, -1], m=2, r=3)
+print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
+
+# %% [markdown]
+# These are the four products from above, up to signs. The recipe gives any size.
+#
+# **Predict.** F(4, 3) needs $4 + 3 - 1 = 6$ points, and replaces 12 multiplications by 6. Two more points beside 0, 1, -1 and
+# infinity: which would you take?
+
+# %%
+A_T, G, B_T = toom_cook([0, 1, -1, 2, -2], m=4, r=3)
+assert (A_T == winograd.A_T).all() and (B_T == winograd.B_T).all()
+assert (G.astype(float) == winograd.G).all()
+print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
+
+# %% [markdown]
+# The package's three matrices, derived to the last digit. With the points 2 and -2 only small whole numbers stand in $A^T$
+# and $B^T$.
+
+# %%
+g, d = [Fraction(v) for v in (3, -1, 2)], [Fraction(v) for v in (1, 4, -2, 5, 3, -6)]
+y_fast = A_T @ ((G @ g) * (B_T @ d))
+assert list(y_fast) == [sum(g[j] * d[i + j] for j in range(3)) for i in range(4)]
+print(*y_fast)
+
+# %% [markdown]
+# ## Two dimensions: tiles
+#
+# In two dimensions, do it along the columns and then along the rows. A tile d of 6x6 inputs gives a tile Y of 4x4 outputs:
+#
+# $$Y = A^T \left[ U \odot V \right] A, \qquad U = G\, g\, G^T, \qquad V = B^T d\, B$$
+#
+# (Lavin and Gray 2015, section 4.1). U and V are called the *spectra* of the kernel and of the tile.
+#
+# Now 36 multiplications replace $16 \cdot 9 = 144$: **four times fewer**.
+
+# %%
+g, d = rng.normal(size=(3, 3)), rng.normal(size=(6, 6))
+Y = winograd.A_T @ ((winograd.G @ g @ winograd.G.T) * (winograd.B_T @ d @ winograd.B_T.T)) @ winograd.A_T.T
+assert np.allclose(Y, ops.conv2d_forward(d[None, None], g[None, None])[0][0, 0])
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.7))
+for axis, size, edge, title in (axes[0], 14, 6, "input: tiles of 6x6, 4 apart"), (axes[1], 12, 4, "output: tiles of 4x4"):
+    axis.set(xlim=(-0.6, size - 0.4), ylim=(size - 0.4, -0.6), aspect="equal", title=title, xlabel="column", ylabel="row")
+    axis.set(xticks=range(0, size, 2), yticks=range(0, size, 2))
+    for r, c in np.ndindex(size, size):
+        axis.plot(c, r, ".", color="0.7", ms=3)
+    for r, c in np.ndindex(3, 3):
+        colour, inset = [BLUE, ORANGE, GREEN, RED][2 * (r % 2) + c % 2], 0.06 * (r + c) - 0.4
+        corner = (4 * c + inset, 4 * r + inset)
+        axis.add_patch(plt.Rectangle(corner, edge - 1 - 2 * inset, edge - 1 - 2 * inset, fc=colour, ec=colour, alpha=0.18, lw=0))
+        axis.add_patch(plt.Rectangle(corner, edge - 1 - 2 * inset, edge - 1 - 2 * inset, fill=False, ec=colour, lw=1.5))
+figure.suptitle("Neighbouring tiles of the input share two rows or columns; those of the output share none")
+plt.show()
+
+
+# %% [markdown]
+# And the channels? The sum over input channels can be taken *before* the last transform, which is linear. So each of the 36
+# places k in a tile gets a matrix product of its own, over all tiles at once: $M_k = V_k U_k$ with $V_k$ (tiles, $C_{in}$) and
+# $U_k$ ($C_{in}, C_{out}$). The whole method, for maps whose sides divide by 4:
+
+# %%
+def winograd_whole(x, w, matrices=(winograd.A_T, winograd.G, winograd.B_T)):
+    """A 3x3 convolution at stride 1 and padding 1, with all tiles at once."""
+    a_t, g, b_t = (np.asarray(matrix, float).astype(x.dtype) for matrix in matrices)
+    m, n = a_t.shape
+    batch, c_in, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    tiles = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (2, 3))[:, :, ::m, ::m]  # (N, C_in, high, wide, n, n)
+    U = (g @ w @ g.T).transpose(2, 3, 1, 0)  # (n, n, C_in, C_out)
+    V = (b_t @ tiles @ b_t.T).transpose(4, 5, 0, 2, 3, 1)  # (n, n, N, high, wide, C_in)
+    M = V.reshape(n, n, -1, c_in) @ U  # n * n products of matrices
+    Y = a_t @ M.transpose(2, 3, 0, 1) @ a_t.T  # (tiles, C_out, m, m)
+    Y = Y.reshape(batch, height // m, width // m, len(w), m, m)
+    return Y.transpose(0, 3, 1, 4, 2, 5).reshape(batch, len(w), height, width)
+
+
+assert np.allclose(winograd_whole(x, w), whole(x, w, 0 * b), atol=1e-4)
+
+# %% [markdown]
+# **Predict.** A quarter of the multiplications. Is it four times as fast as im2col?
+
+# %%
+calls = {"im2col": lambda: whole(x, w, b), "these ten lines": lambda: winograd_whole(x, w)}
+calls["the package"] = lambda: package(x, w, b)
+for name, took in fastest(calls).items():
+    print(f"{name:16} {1e3 * took:5.1f} ms")
+
+# %% [markdown]
+# Written down like this it is *slower*, in spite of the fewer multiplications. Thousands of tiny 6x6 products, arrays that
+# are permuted in memory, and spectra of tiles, $36 / 16 = 2.25$ times as large as the input, written out and read back. The theory counts
+# multiplications; the processor charges for moving numbers. What the package does about it:
+#
+# - the small matrix $B^T$ multiplies *long rows* (all channels of a row of tiles at once), so that each transform is one
+#   large product,
+# - numbers lie pixel by pixel, so that no axis has to be permuted,
+# - band by band, so that spectra stay in the cache, and on threads.
+
+# %%
+show_source(winograd.correlate)
+
+# %% [markdown]
+# ## Where do the transforms' costs go?
+#
+# Transforms cost as much for each tile and *channel*; products cost as much for each tile and *pair of channels*. So with few
+# channels the transforms dominate. We time the parts by running them on the blocks that the package cuts, on one
+# thread.
+
+# %%
+def parts(channels, side=64):
+    """Seconds for kernels' spectra, tiles' spectra, products, and everything (the rest makes and writes outputs)."""
+    x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
+    x = pixels(np.ascontiguousarray(pixels(x)))
+    y = empty_pixels(np, x.shape, x.dtype)
+    blocks = winograd._blocks(y, channels)
+    _, b_t, _ = winograd._matrices(np, x.dtype)
+    buffers = winograd._buffers(np, x.dtype, blocks, channels)
+    v = winograd._spectra(b_t, x, None, blocks[0], (1, 1), buffers).copy().reshape(36, -1, channels)
+    u, m = winograd._kernel_spectra(w), np.empty_like(v)
+    with parallel._prepare().limit(limits=1):
+        calls = {
+            "kernels": lambda: winograd._kernel_spectra(w),
+            "tiles": lambda: [winograd._spectra(b_t, x, None, block, (1, 1), buffers) for block in blocks],
+            "products": lambda: [np.matmul(v, u, out=m) for _ in blocks],  # blocks are of equal size, up to a row
+            "everything": lambda: winograd.correlate(x, w, (1, 1), y),
+        }
+        kernels, tiles, products, everything = fastest(calls).values()
+    rest = max(everything - kernels - tiles - products, 0)
+    with switched(TINYFCN_CONV="plain"):
+        return np.array([kernels, tiles, products, rest]), fastest({"plain": lambda: package(x, w, None)})["plain"]
+
+
+with switched(TINYFCN_THREADS=1):
+    widths = [8, 16, 32, 64, 128, 256]
+    measured = [parts(channels) for channels in widths]
+
+# %%
+figure, axis = plt.subplots(figsize=(8, 3.4))
+place, base = np.arange(len(widths)), np.zeros(len(widths))
+names = ["kernels: $G g G^T$", "inputs: gather, $B^T d B$", "36 products", "outputs: $A^T M A$, write"]
+for k, (name, colour) in enumerate(zip(names, [PINK, SKY, BLUE, ORANGE])):
+    heights = np.array([part[k] / plain for part, plain in measured])
+    axis.bar(place, heights, bottom=base, color=colour, label=name)
+    base += heights
+axis.axhline(1, color="0.3", ls="--")
+axis.text(len(widths) + 0.3, 0.98, "im2col in bands", ha="right", va="top")
+axis.axhline(0.25, color="0.3", ls=":")
+axis.text(len(widths) - 0.55, 0.26, "a quarter", ha="left", va="bottom")
+axis.set_xticks(place, widths)
+axis.set(xlabel="channels, in and out", ylabel="time / time of im2col", xlim=(-0.7, 6.3), ylim=(0, 1.7))
+axis.set_title("Winograd's parts at 64x64, on one thread")
+axis.legend(frameon=False, loc="upper right")
+plt.show()
+
+# %% [markdown]
+# With few channels, gathering and transforming take nearly all; with many, only the products remain, and the theory's quarter
+# comes near. Hence two thresholds in `conv._way`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1,
+# with its 3 input channels, is such a case.
+
+# %%
+assert conv.WINOGRAD_CHANNELS == 16 and conv.WINOGRAD_PIXELS == 64
+geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+assert conv._way(normal(64, 3, 3, 3), geometry, (128, 128), 1) is None
+assert conv._way(normal(64, 64, 3, 3), geometry, (128, 128), 1) is winograd
+
+# %% [markdown]
+# ## Why stop at four outputs?
+#
+# F(6, 3) would need 8 points for 6 outputs: 64 multiplications in place of 324, five times fewer. And so on. What it costs is
+# *accuracy*: at a point p, powers up to $p^{n-1}$ are added, and later cancel.
+#
+# **Predict.** How many correct digits are left with F(2, 3), F(4, 3), F(6, 3) and F(8, 3), in 32-bit numbers, which hold
+# about 7?
+
+# %%
+xs, ws = rng.normal(size=(1, 64, 24, 24)), rng.normal(size=(64, 64, 3, 3))
+exact = whole(xs, ws, np.zeros(64))
+
+
+def error(found):
+    return abs(found - exact).max() / abs(exact).max()
+
+
+near, far = [0, 1, -1, 2, -2, half, -half, 4, -4], list(range(9))
+counts, errors, errors_far = [], [], []
+for m in 2, 4, 6, 8:
+    x32, w32 = xs.astype(np.float32), ws.astype(np.float32)
+    counts.append((m + 2) ** 2 / m**2)
+    errors.append(error(winograd_whole(x32, w32, toom_cook(near[: m + 1], m, 3))))
+    errors_far.append(error(winograd_whole(x32, w32, toom_cook(far[: m + 1], m, 3))))
+plain_error = error(whole(x32, w32, np.zeros(64, np.float32)))
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
+labels = [f"F({m},3)" for m in (2, 4, 6, 8)]
+axes[0].bar(["im2col", *labels], [9, *counts], color=[ORANGE, *[BLUE] * 4])
+axes[0].set(ylabel="multiplications for each output", title="Larger tiles: fewer products")
+axes[1].semilogy(labels, errors, "o-", color=BLUE, label="points 0, ±1, ±2, ±1/2, ±4")
+axes[1].semilogy(labels, errors_far, "s--", color=RED, label="points 0, 1, 2, 3, ...")
+axes[1].axhline(plain_error, color=ORANGE, label="im2col")
+axes[1].axhline(1, color="0.5", ls=":")
+axes[1].text(0, 0.7, "no digit left", va="top", color="0.4", size=9)
+axes[1].set(ylabel="largest error / largest output", title="... and fewer digits (float32)", ylim=(1e-7, 1e3))
+figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+figure.suptitle("Winograd with m outputs a side, F(m,3), on 64 channels")
+plt.show()
+
+# %%
+print(f"float32: im2col {plain_error:.0e}, F(4,3) {errors[1]:.0e}, F(8,3) {errors[3]:.0e}")
+print(f"float64: F(4,3) {error(winograd_whole(xs, ws)):.0e}")
+assert plain_error < errors[1] < 3e-5 and errors[3] > 1e-4 and errors_far[1] > 100 * errors[1]
+
+# %% [markdown]
+# F(4, 3) loses about one digit against im2col, and a network does not notice. F(8, 3) loses three or more. What lies between
+# is a matter of taste: with points as good as these, F(6, 3) is hardly less exact than F(4, 3). But it saves little, from 2.25
+# multiplications to 1.78, while the transforms grow, the kernels' spectra take $64/9 = 7$ times the memory of the weights
+# instead of 4, and tiles of 6x6 hang further over the edge of small maps.
+#
+# The points matter as much as their number: compare the two curves.
+#
+# ## And backward?
+#
+# From $Y = A^T M A$, $M_k = V_k U_k$ and $U = G g G^T$, the chain rule transposes each map:
+#
+# $$dM = A\, dY A^T, \qquad dU_k = \sum_{\text{tiles}} V_k^T\, dM_k, \qquad dg = G^T dU\, G .$$
+#
+# The input gradient needs nothing new: it is the convolution of dy with the kernel turned round, and goes through the same
+# forward pass ([why](02_convolution.ipynb#Why-is-the-input-gradient-a-convolution-with-the-kernel-turned-round?)).
+
+# %%
+show_source(winograd._gradient_of_filters)
+
+# %%
+small_x, small_w, small_b = rng.normal(size=(1, 16, 9, 10)), rng.normal(size=(17, 16, 3, 3)), rng.normal(size=17)
+assert conv._way(small_w, geometry, (9, 10), 1) is winograd
+print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, small_x, small_w, small_b, padding=1))
+
+# %% [markdown]
+# ## Why is a padded fc6 three times cheaper tap by tap?
+#
+# With `padding="same"`, fc6 has a 7x7 kernel and a padding of 3. A training crop of 128x128 arrives there as a map of **4x4**.
+# Most of the kernel hangs over the border.
+#
+# **Predict.** How many of a window's 49 taps lie on the map? Does it matter which of the 16 outputs it belongs to?
+
+# %%
+met = np.zeros((4, 4), int)
+for r, c, i, j in np.ndindex(4, 4, 7, 7):
+    met[r, c] += 0 <= r + i - 3 < 4 and 0 <= c + j - 3 < 4
+print(met)
+print(f"{met.mean():g} of 49: {met.mean() / 49:.3f} = (16 / 28)^2 = {(16 / 28) ** 2:.3f}")
+assert (met == 16).all()
+
+# %% [markdown]
+# Every output sees the whole map, and 33 zeros. (Along one axis 4 outputs with 7 taps each are 28 pairs, of which 16 meet
+# the map; in two dimensions the share is the square of that.)
+
+# %%
+by_tap = np.zeros((7, 7), int)
+for i, j in np.ndindex(7, 7):
+    by_tap[i, j] = sum(0 <= r + i - 3 < 4 and 0 <= c + j - 3 < 4 for r, c in np.ndindex(4, 4))
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
+axis = axes[0]
+axis.add_patch(plt.Rectangle((-0.5, -0.5), 4, 4, fc=SKY, ec="none"))
+for corner, colour in ((-3, -3), RED), ((0, -2), ORANGE):
+    axis.add_patch(plt.Rectangle((corner[0] - 0.5, corner[1] - 0.5), 7, 7, fill=False, ec=colour, lw=2.5))
+axis.set(xlim=(-4, 7), ylim=(7, -4), aspect="equal", xlabel="column", ylabel="row")
+axis.set_title("The 4x4 map, and the windows of\ntwo of its outputs")
+axes[1].imshow(by_tap)
+for (i, j), count in np.ndenumerate(by_tap):
+    axes[1].text(j, i, count, ha="center", va="center", color="white" if count < 10 else "black")
+axes[1].set(title="For how many of the 16 outputs\neach tap lies on the map", xlabel="tap j", ylabel="tap i")
+plt.show()
+
+# %% [markdown]
+# im2col gathers all 49 taps, and multiplies zeros two times out of three. Put the sum over the taps *outside* instead, and
+# each tap is a matrix product over the outputs for which it lies on the map. It needs the weights of a tap as one matrix in
+# memory, which is why such a layer's weights are kept in the order (kh, kw, C_out, C_in).
+
+# %%
+show_source(taps.correlate, taps._meetings)
+
+# %%
+x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
+tap_by_tap = pixels(np.ascontiguousarray(pixels(w6)))  # the same numbers in another order
+fc6 = {}
+for name, weight in ("columns", w6), ("tap by tap", tap_by_tap):
+    y6, cache6 = ops.conv2d_forward(x6, weight, b6, padding=3)
+    dy6 = np.ones_like(y6)
+    calls = {
+        "forward": lambda: ops.conv2d_forward(x6, weight, b6, padding=3),
+        "backward": lambda: ops.conv2d_backward(dy6, cache6),
+    }
+    fc6[name] = list(fastest(calls).values())
+one, other = (ops.conv2d_forward(x6, weight, b6, padding=3)[0] for weight in (w6, tap_by_tap))
+assert np.allclose(one, other, atol=1e-4)
+
+figure, axis = plt.subplots(figsize=(8, 2.4))
+for k, (name, pair) in enumerate(fc6.items()):
+    bars = axis.barh(np.arange(2) + 0.38 * k - 0.19, [1e3 * t for t in pair], 0.36, color=[ORANGE, GREEN][k], label=name)
+    axis.bar_label(bars, fmt="%.1f", padding=3)
+axis.set_yticks([0, 1], ["forward", "backward"])
+axis.set(xlabel="milliseconds", title="fc6 at a quarter of the width, 8 maps of 4x4")
+axis.invert_yaxis()
+axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+plt.show()
+
+# %% [markdown]
+# Three times fewer multiplications; in time a little less is won, since all 26 MB of weights must be read either way.
+#
+# ## What 100 zeros make constant
+#
+# The paper's networks pad the image by 100 ([why](07_fcn.ipynb)). Far from the image, a feature map sees nothing but zeros:
+# there all of its rows are the same, and so are its columns. Here is one channel of pool2 of a small FCN, on an image of
+# noise.
+
+# %%
+from tinyfcn.models import FCN8s
+from tinyfcn.models.backbone import Backbone
+from tinyfcn.models.border import borders
+from tinyfcn.models.vgg import VGG
+
+net = FCN8s(num_classes=5, width=0.125, padding="paper", dropout=0)
+for name, p in net.params.items():
+    if name.endswith("bias") or name.startswith("score"):  # zeros at the start: then nothing would be there to see
+        p[...] = 0.1 * normal(*p.shape)
+image = normal(1, 3, 128, 128)
+
+
+def full_borders(self, padding):
+    """Without the trick: every block with all of its border."""
+    return [padding] * len(self.blocks), [None] * len(self.blocks)
+
+
+seen = {}
+with mock.patch.object(Backbone, "borders", full_borders):
+    pool = FCN8s.pool
+    with mock.patch.object(FCN8s, "pool", lambda self, name, *rest: seen.setdefault(name, pool(self, name, *rest))):
+        plain_scores = net.forward(image)
+    without = fastest({"full": lambda: net.forward(image)})["full"]
+
+# %%
+narrow, stretches = borders([2, 2, 3, 3, 3], 100)
+pool2 = seen["pool2"][0]
+before, _ = stretches[1].places(128)  # the row, and the column, that will be repeated
+constant = pool2[:, before, before]  # what stands where nothing but zeros is seen
+same_row = abs(np.diff(pool2, axis=1)).max(axis=(0, 2)) < 1e-5
+same_column = abs(np.diff(pool2, axis=2)).max(axis=(0, 1)) < 1e-5
+figure, axes = plt.subplots(1, 3, figsize=(8, 3.1))
+axes[0].imshow(pool2[pool2.var(axis=(1, 2)).argmax()])
+axes[0].set_title("One channel of pool2")
+axes[1].imshow(abs(pool2 - constant[:, None, None]).max(axis=0) < 1e-5, cmap="Greys", vmax=2)
+axes[1].set_title("Grey: a constant")
+axes[2].imshow(same_row[:, None].astype(float) + same_column, cmap="Greens", vmin=0, vmax=3)
+axes[2].set_title("Green: same as the next\nrow; or column; or both")
+for axis in axes:
+    axis.set(xlabel="column", ylabel="row")
+assert same_row[before] and same_column[before]
+
+# %% [markdown]
+# (The outermost pixels differ: all layers but the first pad with zeros what is no longer zero.)
+#
+# So the first blocks need not compute them again and again. They run with a narrower border, and then one constant row, and
+# one column, are repeated until the map is as wide as it should be. How narrow the border may be follows from receptive
+# fields, in `tinyfcn/models/border.py`.
+#
+# **Predict.** How much of the first block's work does this save for an image of 500x500, whose map has 698x698 pixels?
+
+# %%
+print("borders of the five blocks:", narrow)
+for size in 128, 500:
+    sides = [[VGG.map_sizes(border, 0, size)[f"conv{block}_1"] for border in (narrow[block - 1], 100)] for block in (1, 2, 3)]
+    left = [(few / all_) ** 2 for few, all_ in sides]
+    print(f"{size}x{size}: saves", ", ".join(f"{1 - share:.0%}" for share in left), "of blocks 1, 2 and 3")
+
+# %%
+scores = net.forward(image)
+with_it = fastest({"narrow": lambda: net.forward(image)})["narrow"]
+assert np.allclose(scores, plain_scores, rtol=0, atol=1e-4 * abs(scores).max()) and abs(scores).max() > 0
+print(f"a forward pass on 128x128: {1e3 * without:.0f} ms without, {1e3 * with_it:.0f} ms with it; the scores are the same")
+assert narrow[0] < 10 and narrow[-1] == 100
+
+# %% [markdown]
+# The fastest work is the work that is not done. Here the scores are compared; the package's tests compare the gradient of
+# every parameter, too.
+#
+# ## Where does the time of a training step go?
+#
+# To measure it, we wrap the methods of `Network` that run a layer, and note the time. The case is the one that one trains on
+# a laptop: a quarter of the width, 8 crops of 128x128.
+#
+# **Predict.** conv1_2 works on 128x128 maps of 16 channels, conv5_3 on 8x8 maps of 128. fc6 has 6.4 million weights. Which of
+# them takes longest? And how much is spent on everything that is no convolution?
+
+# %%
+from tinyfcn.optim import SGD
+
+METHODS = ["conv", "pool", "dropout", "_upsample", "_upsample_to_image", "_add"]
+
+
+class Watched(FCN8s):
+    """FCN8s with a stopwatch around each layer: spent[layer] = [forward, backward]."""
+
+
+def watch(method, way):
+    def timed(self, name, *rest, **options):
+        started = time.perf_counter()
+        try:
+            return method(self, name, *rest, **options)
+        finally:
+            self.spent.setdefault(name, [0.0, 0.0])[way] += time.perf_counter() - started
+
+    return timed
+
+
+for name in METHODS:
+    setattr(Watched, name, watch(getattr(FCN8s, name), 0))
+    setattr(Watched, f"{name}_backward", watch(getattr(FCN8s, f"{name}_backward"), 1))
+
+# %%
+images, labels = normal(8, 3, 128, 128), rng.integers(0, 21, (8, 128, 128))
+net, optimiser = Watched(width=0.25, padding="same", dropout=0.5), SGD(1e-3)
+
+
+def step():
+    """One step; returns the seconds of its four parts, and those of the layers."""
+    net.spent = {}
+    marks = [time.perf_counter()]
+    scores = net.forward(images, training=True)
+    marks.append(time.perf_counter())
+    _, cache = ops.softmax_cross_entropy_forward(scores, labels)
+    dscores = ops.softmax_cross_entropy_backward(1.0, cache)
+    marks.append(time.perf_counter())
+    net.backward(dscores)
+    marks.append(time.perf_counter())
+    optimiser.step(net.params, net.grads)
+    marks.append(time.perf_counter())
+    return np.diff(marks), net.spent
+
+
+rounds = [step() for _ in range(12)]
+forward, loss, backward, update = np.min([of_step for of_step, _ in rounds], axis=0)  # the best of each, as in `fastest`
+spent = {name: np.min([of_layers[name] for _, of_layers in rounds], axis=0) for name in net.spent}
+total = forward + loss + backward + update
+words = [f"{name} {1e3 * t:.0f}" for name, t in zip(("forward", "loss", "backward", "update"), (forward, loss, backward, update))]
+print(f"a step: {1e3 * total:.0f} ms ({', '.join(words)})")
+
+# %%
+kinds = {"3x3 convolutions": [n for n in spent if n.startswith("conv")], "fc6 and fc7": ["fc6", "fc7"]}
+kinds["pooling"] = [n for n in spent if n.startswith("pool")]
+kinds["scores and upsampling"] = [n for n in spent if n.startswith(("score", "upscore"))]
+kinds["dropout"] = [n for n in spent if n.startswith("drop")]
+rows = list(spent)
+figure, axis = plt.subplots(figsize=(8, 6.2))
+axis.barh(rows, [1e3 * spent[n][0] for n in rows], color=BLUE, label="forward")
+axis.barh(rows, [1e3 * spent[n][1] for n in rows], left=[1e3 * spent[n][0] for n in rows], color=ORANGE, label="backward")
+axis.barh(["loss", "SGD"], [1e3 * loss, 1e3 * update], color="0.6", label="outside the network")
+axis.set(xlabel="milliseconds of a step", title="Where a training step's time goes: FCN-8s, width 1/4, 8x3x128x128")
+axis.tick_params(axis="y", labelsize=9)
+axis.invert_yaxis()
+axis.legend(frameon=False)
+plt.show()
+
+# %%
+sums = {kind: sum(spent[n].sum() for n in layers) for kind, layers in kinds.items()} | {"loss": loss, "SGD": update}
+for kind, value in sums.items():
+    print(f"{kind:22} {value / sum(sums.values()):4.0%}")
+assert sums["3x3 convolutions"] == max(sums.values())
+forward_3x3, backward_3x3 = sum(spent[n] for n in kinds["3x3 convolutions"])
+assert backward_3x3 > forward_3x3
+
+# %% [markdown]
+# The 3x3 convolutions take the largest part. conv1_2 stands out: with 16 channels the transforms of Winograd's method
+# cost much of what it saves, on the largest map of all. fc6 comes next, with more weights than all others together. Backward
+# takes longer than forward, since it owes *two* gradients, each as much work as the forward pass. The rest is spread thinly
+# over everything else; each further gain is a small one. This is what an optimised program looks like.
+#
+# **Measure before you change.** Most ideas for speed fail here: they make something faster that takes two percent.
+#
+# ## Memory: what is alive at the worst moment?
+#
+# In training, each layer keeps a reference to its input. It is needed in the backward pass, and let go right after. Gradients
+# of weights can be let go, too: `backward(dscores, update=...)` hands each gradient to the optimiser as soon as it is final,
+# so that they never exist all at once.
+#
+# **Predict.** fc6 of this network has 26 MB of weights. What is the peak of a step, with and without `update`?
+
+# %%
+net = FCN8s(width=0.25, padding="same", dropout=0.5)
+optimiser = SGD(1e-3)
+
+
+def step_keeping():
+    scores = net.forward(images[:2], training=True)
+    _, cache = ops.softmax_cross_entropy_forward(scores, labels[:2])
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
+    optimiser.step(net.params, net.grads)
+
+
+def step_at_once():
+    net.grads = {}
+    scores = net.forward(images[:2], training=True)
+    _, cache = ops.softmax_cross_entropy_forward(scores, labels[:2])
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.learned()))
+
+
+step_keeping()  # the optimiser's own state is there from now on
+net.grads = {}
+peaks = {"forward only": peak_bytes(lambda: net.forward(images[:2]))}
+peaks |= {"step, update= given": peak_bytes(step_at_once), "step, all gradients kept": peak_bytes(step_keeping)}
+weights = sum(p.nbytes for p in net.params.values())
+
+# %%
+figure, axis = plt.subplots(figsize=(8, 2))
+bars = axis.barh(list(peaks), [v / 1e6 for v in peaks.values()], color=[SKY, GREEN, ORANGE])
+axis.bar_label(bars, fmt="%.0f MB", padding=3)
+axis.set_xlabel("MB at the worst moment, besides weights and the optimiser's state")
+axis.set_xlim(0, max(peaks.values()) / 8e5)
+axis.set_title(f"Two crops of 128x128 (the weights: {weights / 1e6:.0f} MB)")
+axis.invert_yaxis()
+assert peaks["forward only"] < peaks["step, update= given"] < peaks["step, all gradients kept"]
+
+# %%
+full = sum(4 * np.prod(shape) for name, shape in FCN8s.shapes(21, 1.0).items() if not name.startswith("upscore"))
+print(f"all gradients of the full network: {full / 1e6:.0f} MB")
+assert round(full / 1e6) == 537
+
+# %% [markdown]
+# What is left is the largest single gradient, fc6's, and what the layers keep. The results are the same: each parameter is
+# changed once, by the same gradient.
+
+# %%
+kept, at_once = (FCN8s(num_classes=21, width=0.125, padding="same", dropout=0) for _ in range(2))
+for net, update_now in (kept, False), (at_once, True):
+    optimiser = SGD(1e-3)
+    (step_at_once if update_now else step_keeping)()
+assert all(np.array_equal(kept.params[name], at_once.params[name]) for name in kept.params)
+assert kept.grads and not at_once.grads
+
+# %% [markdown]
+# ## Switching it all off
+#
+# Every fast way can be turned off, with two environment variables. This is what to do when a result looks wrong, and one
+# wonders whether a clever method is to blame.
+#
+# - `TINYFCN_CONV=plain` sends every convolution through the columns in bands, the way that is easiest to read,
+# - `TINYFCN_THREADS=1` uses one thread.
+#
+# **Predict.** Do the four combinations give the same gradients? To the bit?
+
+# %%
+def gradients(net, count):
+    """Scores, and the gradient of every parameter, on some of the images."""
+    scores = net.forward(images[:count].astype(net.dtype), training=True)
+    _, cache = ops.softmax_cross_entropy_forward(scores, labels[:count])
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache))
+    return {"scores": scores, **net.grads}
+
+
+def apart(found, others):
+    return max(abs(found[n] - others[n]).max() / abs(others[n]).max() for n in found)
+
+
+nets = {dtype: FCN8s(width=0.25, padding="same", dropout=0, dtype=dtype) for dtype in (np.float32, np.float64)}
+for net in nets.values():
+    net.params["score_fr.weight"][...] = 0.01 * np.random.default_rng(1).normal(size=net.params["score_fr.weight"].shape)
+combinations = {}
+for choice in "plain", "fast":
+    for threads in (1, many) if many > 1 else (1,):
+        with switched(TINYFCN_CONV=choice, TINYFCN_THREADS=threads):
+            single, double = gradients(nets[np.float32], 8), gradients(nets[np.float64], 2)
+            assert apart(gradients(nets[np.float32], 8), single) == 0  # the same run twice: the same bits
+            combinations[choice, threads] = single, double
+            took = fastest({"step": lambda: gradients(nets[np.float32], 8)}, 7)["step"]
+            first_single, first_double = next(iter(combinations.values()))
+            scores = apart({"scores": single["scores"]}, first_single)
+            print(f"{choice:5}, threads: {threads}, {1e3 * took:4.0f} ms. Apart from the first: scores {scores:.0e} (float32),")
+            print(f"    gradients {apart(single, first_single):.0e} (float32), {apart(double, first_double):.0e} (float64)")
+            assert scores < 1e-4 and apart(double, first_double) < 1e-12
+
+# %% [markdown]
+# The same to the bit from run to run, and the same up to rounding between the ways: to 14 digits in float64. Why do gradients
+# in float32 differ by so much more than the scores? Scores are continuous; gradients are not. Among millions of activations a
+# few lie so close to a kink, a ReLU at zero or a tie in a pooling window, that rounding decides which side they are on, and
+# the gradient jumps. Either side is right. In float64 rounding is too small to move any of them across.
+#
+# ## And on a GPU?
+#
+# One word changes. The package never says `np` where an array could live elsewhere: each function asks its arguments which
+# module made them. So the same source runs with CuPy's arrays on a GPU.
+
+# %%
+from tinyfcn.backend import choose_device, to_host
+
+xp = choose_device("auto")  # CuPy where a GPU answers, NumPy where none does
+net = FCN8s(num_classes=21, width=0.25, padding="same", xp=xp)
+scores = net.forward(xp.asarray(images))
+print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).shape)
+
+# %% [markdown]
+# What differs there: a call returns before its work is done, so a stopwatch must wait for the device; bands are larger, since
+# it takes more work to make a GPU busy; threads are not needed. See [A GPU on paper](11_gpu.ipynb).
+#
+# ## Is it faster than PyTorch?
+#
+# The section "How fast" of the README has a table, from `python -m tinyfcn.bench`, which runs every contender in a process of
+# its own. Here is a quick look at one layer, where PyTorch is installed.
+
+# %%
+from importlib.util import find_spec
+
+x8 = pixels(np.ascontiguousarray(pixels(normal(1, 128, 128, 128))))
+w8 = normal(128, 128, 3, 3) / 34
+mine = fastest({"tinyfcn": lambda: ops.conv2d_forward(x8, w8, padding=1)})["tinyfcn"]
+print(f"tinyfcn: {1e3 * mine:.1f} ms for 128 to 128 channels at 128x128")
+if find_spec("torch"):
+    import torch
+
+    torch.set_num_threads(many)
+    x_torch, w_torch = torch.from_numpy(np.ascontiguousarray(x8)), torch.from_numpy(w8)
+    with torch.no_grad():
+        theirs = fastest({"PyTorch": lambda: torch.conv2d(x_torch, w_torch, padding=1)})["PyTorch"]
+        assert np.allclose(torch.conv2d(x_torch, w_torch, padding=1), ops.conv2d_forward(x8, w8, padding=1)[0], atol=1e-3)
+    print(f"PyTorch {torch.__version__}: {1e3 * theirs:.1f} ms")
+else:
+    print("PyTorch is not installed here, which is fine: nothing in tinyfcn needs it.")
+
+# %% [markdown]
+# The reason that plain NumPy can compete at all: the matrix product inside it is as good as anyone's, and all that is left is
+# to call it on the right numbers, few of them, while they are in the cache. Where maps are small, calls cost more than
+# arithmetic, and less of the advantage is left: see the picture in that section.
+#
+# ## Exercises
+
+# %% tags=["setup"]
+class Counted:
+    """A number that counts how often two of its kind are multiplied; constants are free."""
+
+    products = 0
+
+    def __init__(self, value):
+        self.value = Fraction(value)
+
+    def __add__(self, other):
+        return Counted(self.value + getattr(other, "value", other))
+
+    def __sub__(self, other):
+        return Counted(self.value - getattr(other, "value", other))
+
+    def __neg__(self):
+        return Counted(-self.value)
+
+    def __mul__(self, other):
+        Counted.products += isinstance(other, Counted)
+        return Counted(self.value * Fraction(getattr(other, "value", other)))
+
+    def __truediv__(self, number):
+        return Counted(self.value / Fraction(number))
+
+    def __rsub__(self, other):
+        return -self + other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+# %% [markdown]
+# ### Exercise 1: F(3, 2) by hand
+#
+# Three outputs of a kernel with two taps, $y_i = d_i g_0 + d_{i+1} g_1$ for $i = 0, 1, 2$, cost six multiplications. Do it
+# with four. (Either like F(2, 3) above, or look at `toom_cook([0, 1, -1], m=3, r=2)`.) Multiplying or dividing by a constant
+# is free.
+
+# %% tags=["exercise"]
+def three_outputs(d, g):
+    """(y0, y1, y2) for d = (d0, d1, d2, d3) and g = (g0, g1)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    for d_1, g_1 in [((1, 2, 3, 4), (1, 1)), ((3, -1, 4, -1), (5, -9)), ((2, 7, -1, 8), (-2, 8))]:
+        Counted.products = 0
+        found = three_outputs([Counted(v) for v in d_1], [Counted(v) for v in g_1])
+        values = [v.value for v in found]
+        expected = [d_1[i] * g_1[0] + d_1[i + 1] * g_1[1] for i in range(3)]
+        assert values == expected, f"d = {d_1}, g = {g_1}: found {[str(v) for v in values]}, expected {expected}"
+        assert Counted.products <= 4, f"right, but with {Counted.products} multiplications"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def three_outputs(d, g):
+#     m0 = (d[0] - d[2]) * g[0]
+#     m1 = (d[1] + d[2]) * ((g[0] + g[1]) / 2)
+#     m2 = (d[2] - d[1]) * ((g[0] - g[1]) / 2)
+#     m3 = (d[3] - d[1]) * g[1]
+#     return m0 + m1 + m2, m1 - m2, m1 + m2 + m3
+# ```
+#
+# The points are those of F(2, 3), since $3 + 2 - 1 = 4$ as well: the same $B^T$, with the lengths of A and G exchanged.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2: the gradient of a tile
+#
+# For one tile, $Y = A^T [(G g G^T) \odot (B^T d B)] A$. Return $dg$, given dY (4, 4) and d (6, 6).
+
+# %% tags=["exercise"]
+def tile_weight_gradient(dY, d, A_T, G, B_T):
+    """dg (3, 3)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    for seed_2 in range(3):
+        rng_2 = np.random.default_rng(seed_2)
+        dY_2, d_2 = rng_2.normal(size=(4, 4)), rng_2.normal(size=(6, 6))
+        found = tile_weight_gradient(dY_2, d_2, winograd.A_T, winograd.G, winograd.B_T)
+        assert found.shape == (3, 3), f"dg has shape {found.shape}, expected (3, 3)"
+        expected = np.array([[(dY_2 * d_2[i : i + 4, j : j + 4]).sum() for j in range(3)] for i in range(3)])
+        assert np.allclose(found, expected), f"dg[0, 0] is {found[0, 0]:.4f}, expected {expected[0, 0]:.4f}"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def tile_weight_gradient(dY, d, A_T, G, B_T):
+#     dM = A_T.T @ dY @ A_T
+#     dU = dM * (B_T @ d @ B_T.T)
+#     return G.T @ dU @ G
+# ```
+#
+# Every map of the forward pass, transposed, in reverse order. $\odot$ is a product: its derivative by the one factor is the
+# other.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3: the share of taps that meet the map
+#
+# A convolution at stride 1 over a map of `size` x `size`, with a `kernel` x `kernel` window and `padding` on each side. Which
+# share of im2col's multiplications is with pixels, and not with padding?
+
+# %% tags=["exercise"]
+def share_inside(size, kernel, padding):
+    """Between 0 and 1."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    assert abs(share_inside(4, 7, 3) - (16 / 28) ** 2) < 1e-12, f"4x4 map, 7x7, padding 3: got {share_inside(4, 7, 3)}"
+    for size_3, k_3, p_3 in [(8, 3, 1), (9, 1, 0), (5, 5, 2), (6, 3, 0), (7, 4, 3), (3, 7, 4)]:
+        ones, windows = np.ones((1, 1, size_3, size_3)), np.ones((1, 1, k_3, k_3))
+        counted = ops.conv2d_forward(ones, windows, padding=p_3)[0].mean() / k_3**2
+        found = share_inside(size_3, k_3, p_3)
+        assert abs(found - counted) < 1e-12, f"map {size_3}, kernel {k_3}, padding {p_3}: {found:.4f}, counted {counted:.4f}"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def share_inside(size, kernel, padding):
+#     outputs = size + 2 * padding - kernel + 1
+#     met = sum(0 <= r + i - padding < size for r in range(outputs) for i in range(kernel))
+#     return (met / (outputs * kernel)) ** 2
+# ```
+#
+# Rows and columns do not depend on each other, so the share is a square. (The share of *pixels* that are no padding is
+# another number: pixels in the middle are met by more windows.)
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 4: a convolution in bands
+#
+# Convolve x (N, C_in, H, W) with w (C_out, C_in, k, k) at stride 1 without padding, gathering the columns of only `rows` rows
+# of outputs at a time. `im2col(x, kh, kw)` is there to be used. The check watches the memory.
+
+# %% tags=["exercise"]
+def conv_in_bands(x, w, rows):
+    """y (N, C_out, H - k + 1, W - k + 1)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    rng_4 = np.random.default_rng(4)
+    for shape_4, k_4, rows_4 in [((1, 4, 40, 30), 3, 5), ((2, 3, 41, 20), 5, 4), ((1, 8, 64, 64), 3, 1)]:
+        a, weight = rng_4.normal(size=shape_4), rng_4.normal(size=(6, shape_4[1], k_4, k_4))
+        expected = ops.conv2d_forward(a, weight)[0]
+        found = conv_in_bands(a, weight, rows_4)
+        assert found.shape == expected.shape, f"y has shape {found.shape}, expected {expected.shape}"
+        assert np.allclose(found, expected), f"off by up to {abs(found - expected).max():.3g}"
+        all_columns = 8 * shape_4[1] * k_4**2 * expected[:, 0].size
+        most_4 = peak_bytes(lambda: conv_in_bands(a, weight, rows_4)) - expected.nbytes
+        assert most_4 < all_columns / 2, f"right, but it took {most_4} bytes besides y; all columns together have {all_columns}"
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def conv_in_bands(x, w, rows):
+#     k = w.shape[2]
+#     height, width = x.shape[2] - k + 1, x.shape[3] - k + 1
+#     y = np.empty((len(x), len(w), height, width), x.dtype)
+#     for top in range(0, height, rows):
+#         bottom = min(top + rows, height)
+#         columns = im2col(x[:, :, top : bottom + k - 1], k, k)
+#         band = w.reshape(len(w), -1) @ columns
+#         y[:, :, top:bottom] = band.reshape(len(w), len(x), bottom - top, width).swapaxes(0, 1)
+#     return y
+# ```
+#
+# A band of outputs sees k - 1 more rows of inputs than it has rows. Neighbouring bands read those twice, which is the price.
+#
+# </details>
+
+# %% [markdown]
+# ---
+# Next: [A GPU on paper](11_gpu.ipynb), where the same source meets a machine with other proportions.

@@ -1,0 +1,104 @@
+"""Makes notebooks from their text: python notebooks/build.py [NN ...]
+
+NN_name.py is what people edit and review; NN_name.ipynb is made from it, executed, with its outputs. The hash of the text is
+kept in the notebook, so that a test sees without executing anything whether the two belong together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def text_hash(text: Path) -> str:
+    """Of the characters, so that it is the same where lines end otherwise."""
+    return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+def is_current(text: Path) -> bool:
+    """Whether the notebook beside the text was made from it."""
+    path = text.with_suffix(".ipynb")
+    return path.exists() and nbformat.read(path, as_version=4).metadata.get("text_sha256") == text_hash(text)
+
+
+def complaint(cell: nbformat.NotebookNode) -> str | None:
+    """The first line of what a cell wrote to stderr, warnings among it: none of that belongs into a lesson."""
+    lines = "".join(output.text for output in cell.outputs if output.get("name") == "stderr").strip().splitlines()
+    return f"stderr: {lines[0]}" if lines else None
+
+
+def execute(notebook: nbformat.NotebookNode) -> str | None:
+    """Run the cells in a fresh kernel; what went wrong first, if anything did."""
+    quiet = ["--log-level=ERROR"]
+    resources = {"metadata": {"path": FOLDER}}
+    client = NotebookClient(notebook, timeout=300, record_timing=False, extra_arguments=quiet, resources=resources)
+    with client.setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            if cell.cell_type != "code":
+                continue
+            try:
+                client.execute_cell(cell, number)
+            except CellExecutionError as error:
+                wrong = f"{error.ename}: {error.evalue}"
+            except (CellTimeoutError, DeadKernelError) as error:
+                wrong = str(error)
+            else:
+                wrong = complaint(cell)
+            if wrong:
+                first_line = cell.source.strip().partition("\n")[0]
+                return f"cell {number + 1} ({first_line}): {' '.join(wrong.split())}"
+    return None
+
+
+def make(text: Path) -> nbformat.NotebookNode:
+    """The notebook, not yet executed, with nothing in it that differs from one machine or day to the next."""
+    notebook = jupytext.read(text)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "text_sha256": text_hash(text)}
+    notebook.metadata = nbformat.from_dict(metadata)
+    notebook.nbformat_minor = 5
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number + 1}"
+        if "hide-input" in cell.metadata.get("tags", []):  # the site folds it by its tag, JupyterLab by this
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    return notebook
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make notebooks from their text, and execute them.")
+    parser.add_argument("number", nargs="*", help="notebooks to make, as 07; without any, all whose text has changed")
+    parser.add_argument("--all", action="store_true", help="all notebooks, for when the package has changed")
+    parser.add_argument("--check", action="store_true", help="execute, all if no number is given, and write nothing")
+    arguments = parser.parse_args()
+
+    texts = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+    if arguments.number:
+        texts = [text for text in texts if text.name[:2] in arguments.number]
+        if missing := set(arguments.number) - {text.name[:2] for text in texts}:
+            sys.exit(f"no notebook {', '.join(sorted(missing))} in {FOLDER}")
+    elif not (arguments.all or arguments.check):
+        texts = [text for text in texts if not is_current(text)]
+
+    os.environ["PYTHONWARNINGS"] = "default"  # also those that Python keeps from people by default
+    for text in texts:
+        notebook, start = make(text), time.perf_counter()
+        if wrong := execute(notebook):
+            sys.exit(f"{text.stem}: {wrong}")
+        if not arguments.check:
+            nbformat.write(notebook, text.with_suffix(".ipynb"))
+        print(f"{text.stem}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
