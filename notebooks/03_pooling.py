@@ -13,15 +13,16 @@
 # %% [markdown]
 # # 3. Pooling and receptive fields
 #
-# Between its convolutions VGG makes maps smaller: it keeps the largest of every four values. That is how a unit
-# comes to see more and more of the image, and why FCN must later undo a factor of 32.
+# Between its convolutions VGG makes maps smaller: it keeps the largest of every four values. That is how
+# a unit comes to see more and more of the image, and why FCN must later undo a factor of 32.
 #
 # You will be able to
 #
 # - write max pooling and its backward pass, and say what happens to ties and where windows overlap;
 # - say why FCN pools in ceil mode, and at which image size floor mode breaks it;
-# - compute the receptive field of any unit, and measure it from gradients;
-# - tell what a unit can see from what it mostly sees, and where in the image it looks.
+# - compute the receptive field of any unit, and where in the image it lies, and measure both from
+#   gradients;
+# - tell what a unit can see from what it mostly sees.
 #
 # Takes about 45 minutes. It builds on [Convolution](02_convolution.ipynb).
 
@@ -61,8 +62,8 @@ y, cache = ops.max_pool2d_forward(x, 2)
 assert np.array_equal(y, pool_loops(x))
 
 # %% [markdown]
-# **Predict.** Only one of four inputs becomes an output. If one of the other three grows a little, what happens to
-# $y$? What, then, is the gradient there?
+# **Predict.** Only one of four inputs becomes an output. If one of the other three grows a little, what
+# happens to $y$? What, then, is the gradient there?
 
 # %% tags=["hide-input"]
 def grid_of_numbers(axis, values, colours, title):
@@ -77,7 +78,7 @@ def grid_of_numbers(axis, values, colours, title):
 
 dy = np.arange(1.0, 10.0).reshape(1, 1, 3, 3)
 dx = ops.max_pool2d_backward(dy, cache)
-figure, axes = plt.subplots(1, 4, figsize=(10, 2.8))
+figure, axes = plt.subplots(1, 4, figsize=(8, 2.4))
 grid_of_numbers(axes[0], x[0, 0], dx[0, 0] != 0, "x: winners in blue")
 grid_of_numbers(axes[1], y[0, 0], np.ones((3, 3)), "y: the winners")
 grid_of_numbers(axes[2], dy[0, 0], np.ones((3, 3)), "dy: its gradient")
@@ -85,21 +86,24 @@ grid_of_numbers(axes[3], dx[0, 0], dx[0, 0] != 0, "dx: to winners only")
 plt.show()
 
 # %% [markdown]
-# Nothing happens to $y$: the largest stays the largest. So the gradient of the other three is 0, and the winner,
-# which $y$ copies, has slope 1. The backward pass *routes*: each entry of $dy$ goes to the input that won its window.
+# Nothing happens to $y$: the largest stays the largest. So the gradient of the other three is 0, and the
+# winner, which $y$ copies, has slope 1. The backward pass *routes*: each entry of $dy$ goes to the input
+# that won its window.
 #
-# That is all there is to prove, except at a tie, where the maximum has a kink and no gradient. Random numbers have no
-# ties, so the check may be strict:
+# That is all there is to prove, except at a tie, where the maximum has a kink and no gradient. Random
+# numbers have no ties, so the check may be strict:
 
 # %%
-random = rng.standard_normal((2, 3, 7, 5))
-print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, random, 3, stride=2, ceil_mode=True))
+random = rng.standard_normal((2, 3, 6, 4))
+print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, random, 2))
 
 # %% [markdown]
 # ### Which input wins a tie?
 #
-# After a ReLU ties are common: whole windows are 0. **Predict.** A window of four zeros gets the gradient 1. Should
-# each zero get 1, or a quarter, or one of them all of it?
+# After a ReLU ties are common: whole windows are 0.
+#
+# **Predict.** A window of four zeros gets the gradient 1. Should each zero get 1, or a quarter, or one
+# of them all of it?
 
 # %%
 flat = np.zeros((1, 1, 2, 2))
@@ -109,25 +113,48 @@ print(routed[0, 0])
 assert routed.sum() == 1 and routed[0, 0, 0, 0] == 1
 
 # %% [markdown]
-# Each choice but the first would be defensible; four times 1 would count the same gradient four times. The package takes
-# the first in reading order, as PyTorch does. Where the zeros come from a ReLU it does not matter: ReLU's own
-# backward pass sends nothing on.
+# Giving 1 to each zero would count the same gradient four times. The two other choices are both
+# defensible. The package gives all of it to the first in reading order, as PyTorch does.
 #
+# Where the zeros come from a ReLU, the choice does not matter. ReLU's own backward pass lets a gradient
+# through where its output is above 0, and sends 0 back elsewhere:
+
+# %%
+after_relu = np.maximum(rng.standard_normal((4, 8, 32, 32)) - 1, 0)
+y, cache = ops.max_pool2d_forward(after_relu, 2)
+routed = ops.max_pool2d_backward(np.ones_like(y), cache)
+print(f"windows of four zeros: {(y == 0).mean():.0%}")
+through_relu = routed * (after_relu > 0)
+assert through_relu.sum() == (y > 0).sum()  # 1 from every other window, and nothing from these
+
+# %% [markdown]
 # ### Windows that overlap
 #
-# AlexNet pools 3x3 windows at stride 2. An input may then win several windows, and collects a gradient from each:
-# contributions *add up*, as they did for columns in the backward pass of convolution.
+# AlexNet (Krizhevsky et al. 2012) pools 3x3 windows at stride 2. An input may then win several windows,
+# and collects a gradient from each: contributions *add up*, as they did for columns in the backward pass
+# of convolution.
+#
+# **Predict.** The map below is a hill of 7x7 with its summit at row 2, column 4. How many of the 3x3
+# windows does the summit win?
 
 # %%
 hill = -((np.arange(7) - 2.0) ** 2)[:, None] - (np.arange(7) - 4.0) ** 2
 y, cache = ops.max_pool2d_forward(hill[None, None], 3, stride=2)
 routed = ops.max_pool2d_backward(np.ones_like(y), cache)
 print(routed[0, 0])
-assert routed.max() == 4 and routed.sum() == y.size  # the summit wins four windows
+assert routed[0, 0, 2, 4] == 4 and routed.sum() == y.size
+overlapping = rng.standard_normal((2, 3, 7, 5))
+print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, overlapping, 3, stride=2))
 
 # %% [markdown]
-# Here is the package's backward pass. Note what the cache holds: x and y, which a network has anyway, and no table of
-# winners. A winner is found again as the first input of its window that equals y.
+# Four: row 2 belongs to two rows of windows, column 4 to two columns of them.
+#
+# Here is the package's backward pass. Note what the cache holds: x and y, which a network has anyway,
+# and no table of winners. A winner is found again as the first input of its window that equals y.
+#
+# To read it: `_taps` goes through the places in a window, in reading order, and gives for each the
+# outputs and the inputs that meet there, as slices. `a > b` of two truth values means "a and not b".
+# `pixels` puts the axes in the order H, W, N, C, and `_bands` and `each` share rows among threads.
 
 # %%
 show_source(ops.max_pool2d_backward)
@@ -135,10 +162,11 @@ show_source(ops.max_pool2d_backward)
 # %% [markdown]
 # ## Ceil or floor?
 #
-# A map of odd height has a last row without a partner. Floor mode drops it. Ceil mode lets the last window hang over
-# the border:
+# A map of odd height has a last row without a partner. Floor mode drops it. Ceil mode lets the last
+# window hang over the border. For windows of 2 at stride 2, $H$ rows become
 #
-# $$\left\lfloor \frac{H - 2}{2} \right\rfloor + 1 \quad\text{or}\quad \left\lceil \frac{H - 2}{2} \right\rceil + 1$$
+# $$\left\lfloor \frac{H - 2}{2} \right\rfloor + 1 \quad\text{or}\quad
+# \left\lceil \frac{H - 2}{2} \right\rceil + 1$$
 
 # %%
 for height in 6, 7, 349:
@@ -146,15 +174,16 @@ for height in 6, 7, 349:
     print(f"{height:4} rows -> floor {floor:4}, ceil {ceil:4}")
 
 # %% [markdown]
-# A row more or less: does it matter? In FCN-32s the image is padded by 100, five poolings follow, fc6 takes 6 off, and a
-# transposed convolution (kernel 64, stride 32) makes $32 (h - 1) + 64$ rows of the $h$ that are left. From these, rows 19
-# to $19 + H$ are cut out ([Upsampling](05_upsampling.ipynb) derives the 19).
+# A row more or less: does it matter? In FCN-32s the first convolution, 3x3, pads the image by 100 on
+# each side: $H$ rows become $H + 198$. Five poolings follow, and fc6, 7x7 without padding, takes 6 off.
+# A transposed convolution (kernel 64, stride 32) makes $32 (h - 1) + 64$ rows of the $h$ that are left.
+# Of these, 19 are skipped and the next $H$ cut out ([Upsampling](05_upsampling.ipynb) derives the 19).
 #
 # **Predict.** For an image of 500 rows, are there enough left with floor? With ceil?
 
 # %%
 def upscored(height, ceil_mode):
-    rows = height + 2 * 100 - 2
+    rows = height + 2 * 100 - 2  # conv1_1; the other convolutions keep the size
     for _ in range(5):
         rows = pool_output_size(rows, 2, 2, 0, ceil_mode)
     return 32 * (rows - 6 - 1) + 64
@@ -167,8 +196,8 @@ assert upscored(500, False) == 512 and upscored(500, True) == 544
 heights = np.arange(33, 601)
 spare = {mode: np.array([upscored(h, mode) - h - 19 for h in heights]) for mode in (False, True)}
 figure, axis = plt.subplots()
-axis.plot(heights, spare[True], ".", color=BLUE, markersize=3, label="ceil")
-axis.plot(heights, spare[False], ".", color=ORANGE, markersize=3, label="floor")
+axis.plot(heights, spare[True], ".", color=BLUE, markersize=4, label="ceil")
+axis.plot(heights, spare[False], ".", color=ORANGE, markersize=4, label="floor")
 axis.plot(500, spare[False][heights == 500], "o", color=RED, label="500 rows, floor")
 axis.axhline(0, color="black", linewidth=1)
 axis.fill_between(heights, -35, 0, color="0.92")
@@ -183,9 +212,17 @@ print(f"sizes that floor mode breaks: {short:.0%}")
 assert (spare[True] >= 0).all() and short > 0.3
 
 # %% [markdown]
-# 512 rows where 519 are needed: floor mode cannot label a photograph of VOC's most common width. Caffe, for which
-# the authors wrote FCN, pools in ceil mode; ports to other libraries met this as a crash, or cropped where they should
-# not. In ceil mode, every size works, and the package's networks promise it:
+# 512 rows where 519 are needed: floor mode cannot label an image of 500 rows, the longer side of most
+# photographs in VOC. Caffe, for which the authors wrote FCN, pools in ceil mode; a port to a library
+# that pools in floor mode by default must ask for the other.
+#
+# Halving five times and rounding up each time is the same as dividing by 32 and rounding up once. So
+# ceil mode leaves $h = \lceil (H + 198) / 32 \rceil - 6$, and a transposed convolution makes
+#
+# $$32 (h - 1) + 64 \ge (H + 198) - 32 \cdot 7 + 64 = H + 38$$
+#
+# rows of it: at least 19 to spare at any size. Rounding down takes up to 31 from this, which is too much
+# for 12 of every 32 sizes. The package's networks pool in ceil mode, and take every size:
 
 # %%
 net = FCN32s(2, width=1 / 64)
@@ -195,15 +232,18 @@ for size in (1, 1), (31, 64), (500, 375):
 # %% [markdown]
 # ## How much does a unit see?
 #
-# The *receptive field* of a unit is the part of the image that it depends on. It grows layer by layer. Let $R$ be its
-# size in pixels, and $s$ (the stride, or jump) the distance of neighbouring units in the image. A layer with a
-# $k$-wide window at stride $t$ looks at $k$ units of the layer below, the outermost of which are $(k - 1) s$ apart:
+# The *receptive field* of a unit is the part of the image that it depends on. It grows layer by layer.
+# Let $R$ be its size in pixels, and $s$ (the stride, or jump) the distance of neighbouring units in the
+# image. A layer with a $k$-wide window at stride $t$ looks at $k$ units of the layer below. Each sees
+# $R$ pixels, and the outermost of them are $(k - 1) s$ apart:
 #
 # $$R \leftarrow R + (k - 1)\, s, \qquad s \leftarrow s\, t$$
 #
 # starting with $R = s = 1$ for a pixel.
 #
-# **Predict.** Two 3x3 convolutions, then a 2x2 pooling: how many pixels does a unit see? And after fc6?
+# **Predict.** Two 3x3 convolutions, then a 2x2 pooling at stride 2: how many pixels does a unit see?
+# VGG16 goes on with blocks of 2, 3, 3 and 3 such convolutions, each with its pooling, and with fc6,
+# which is 7x7. Guess: how many does a unit of fc6 see?
 
 # %%
 names, windows = [], []
@@ -216,13 +256,12 @@ for number, block in enumerate(VGG.blocks, 1):
 names.append("fc6")
 windows.append((VGG.fc6, 1))
 
-fields, jumps = [], []
+fields = []
 field, jump = 1, 1
 for kernel, stride in windows:
     field += (kernel - 1) * jump
     jump *= stride
     fields.append(field)
-    jumps.append(jump)
 sees = dict(zip(names, fields, strict=True))
 print({name: sees[name] for name in ("conv1_2", "pool1", "pool2", "pool3", "pool4", "pool5", "fc6")})
 assert sees["pool1"] == 6 and sees["pool5"] == 212 and sees["fc6"] == 404
@@ -230,21 +269,24 @@ assert sees["pool1"] == 6 and sees["pool5"] == 212 and sees["fc6"] == 404
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(8, 3.4))
 colours = [ORANGE if name.startswith("pool") else GREEN if name == "fc6" else BLUE for name in names]
-axis.bar(names, fields, color=colours)
-axis.set(ylabel="pixels across", title="Receptive fields in VGG16: poolings (orange) make every later step larger")
+axis.bar_label(axis.bar(names, fields, color=colours), fontsize=9)
+axis.set(xlabel="layer", ylabel="pixels across", ylim=(0, 450))
+axis.set_title("Receptive fields in VGG16: poolings (orange) make every later step larger")
 axis.tick_params(axis="x", rotation=60)
 plt.show()
 
 # %% [markdown]
-# The kernels are all alike; it is the poolings that make the steps grow. After five of them a 3x3 convolution reaches
-# 64 pixels further, and fc6 with its 7x7 window another 192: 404 in all. A unit of fc6 sees nearly all of a
-# photograph, and that is what makes its scores so good at *what* and so bad at *where*.
+# The convolutions are all 3x3; it is the poolings that make the steps grow. In the first block a
+# convolution adds 2 pixels, in the fifth 32, and fc6 with its 7x7 window 192: 404 in all. A unit of fc6
+# sees most of a photograph, and its neighbour looks 32 pixels further on. So its scores are good at
+# *what* and coarse at *where*, the tension of which the paper speaks (Long et al. 2015, section 1).
 #
 # ### Measured
 #
-# A formula is easily off by one. The gradient knows: a pixel lies in the receptive field of a unit if the unit's
-# gradient with respect to it can be other than 0. We run the first blocks of VGG on random images, set the gradient of one
-# unit (all its channels) to 1 and everything else to 0, and go backward to the image.
+# A formula is easily off by one. The gradient knows: a pixel lies in the receptive field of a unit if
+# the unit's gradient with respect to it can be other than 0. We run the first blocks of VGG, with random
+# weights and an eighth of the channels, on random images. Then we set the gradient of one unit (all its
+# channels) to 1 and everything else to 0, and go backward to the image.
 
 # %%
 def random_weights(blocks, width=1 / 8, seed=0):
@@ -253,14 +295,14 @@ def random_weights(blocks, width=1 / 8, seed=0):
     for block in blocks:
         for conv in block.convs:
             filters = VGG.scaled(conv.channels, width)
-            scale = (2 / (9 * channels)) ** 0.5
+            scale = (2 / (9 * channels)) ** 0.5  # maps neither fade nor grow from layer to layer
             weights.append(scale * draw.standard_normal((filters, channels, 3, 3)).astype(np.float32))
             channels = filters
     return weights
 
 
 def gradient_of_the_middle(x, depth, seed=0):
-    """The gradient at x of the unit in the middle of the map after `depth` blocks, and the place of that unit."""
+    """The gradient at x of the middle unit of the map after `depth` blocks, and the place of that unit."""
     weights, caches = iter(random_weights(VGG.blocks[:depth], seed=seed)), []
     for block in VGG.blocks[:depth]:
         for _ in block.convs:
@@ -273,7 +315,7 @@ def gradient_of_the_middle(x, depth, seed=0):
     dx[:, :, middle, middle] = 1
     for backward, cache in reversed(caches):
         dx = backward(dx, cache)
-        dx = dx[0] if isinstance(dx, tuple) else dx
+        dx = dx[0] if isinstance(dx, tuple) else dx  # a convolution gives dx, dw and db
     return dx, middle
 
 
@@ -283,20 +325,63 @@ def rows_reached(dx):
 
 
 for depth in 1, 2, 3:
-    images = np.random.default_rng(depth).standard_normal((24, 3, 96, 96)).astype(np.float32)
+    images = np.random.default_rng(depth).standard_normal((8, 3, 96, 96)).astype(np.float32)
     dx, middle = gradient_of_the_middle(images, depth)
     rows = rows_reached(dx)
-    print(f"pool{depth}: unit {middle} sees rows {rows[0]} to {rows[-1]}: {rows[-1] - rows[0] + 1} of them")
-    assert rows[-1] - rows[0] + 1 == sees[f"pool{depth}"]
+    print(f"pool{depth}: unit {middle} sees rows {rows[0]} to {rows[-1]}: {len(rows)} of them")
+    assert len(rows) == rows[-1] - rows[0] + 1 == sees[f"pool{depth}"]
 
 # %% [markdown]
-# 6, 16 and 44, as computed. Many images are needed, since each one by itself leaves holes: pooling routes to a single
-# input, and ReLU stops what is not positive.
+# 6, 16 and 44, as computed. We take several images because a single one may leave holes: pooling routes
+# to a single input, and ReLU stops what is not positive.
+#
+# ## Where does it look?
+#
+# Size is one half; the other is place. Units of a map look at places that are $s$ pixels apart; where is
+# the first, unit 0? Let $a$ be the centre of what it sees, in pixels. With padding $p$ the first window
+# begins at unit $-p$ of the layer below, so its centre lies at unit $(k - 1)/2 - p$ of it:
+#
+# $$a \leftarrow a + \left(\frac{k - 1}{2} - p\right) s$$
+#
+# with the $s$ of the layer below, and $a = 0$ for a pixel. A 3x3 convolution with padding 1 moves
+# nothing, a 2x2 pooling half a step. The package follows both through the layers, $s$ as `stride` and
+# $a$ as `start`:
+
+# %%
+grids = VGG.grids(1)  # with padding 1 at the first layer, as in VGG; FCN pads by 100 there
+for number, grid in enumerate(grids, 1):
+    print(f"pool{number}: unit j lies at pixel {grid.stride} j + {grid.start}")
+
+# %% [markdown]
+# **Predict.** Unit 6 of pool3 lies at pixel $8 \cdot 6 + 3.5 = 51.5$. Its receptive field has 44 rows.
+# Which rows are they? Compare with what was measured above.
+
+# %%
+# rows and middle are those of pool3, the last that we measured
+print(f"unit {middle}: rows {rows[0]} to {rows[-1]}, centre {(rows[0] + rows[-1]) / 2}")
+assert (rows[0] + rows[-1]) / 2 == grids[2].stride * middle + grids[2].start
+
+# %% tags=["hide-input"]
+figure, axis = plt.subplots(figsize=(8, 2.4))
+axis.plot(np.arange(64), np.zeros(64), "|", color="0.5", markersize=8)
+for number, grid in enumerate(grids, 1):
+    places = np.arange(0, (64 - grid.start) / grid.stride) * grid.stride + grid.start
+    axis.plot(places, np.full(len(places), number), "o", color=COLOURS[number % 8], markersize=5)
+axis.set(xlabel="pixel", yticks=range(6), ylim=(-0.7, 5.7))
+axis.set_yticklabels(["image", *(f"pool{n}" for n in range(1, 6))])
+axis.set_title("Where units lie: further apart with each pooling, and half a step further in")
+plt.show()
+
+# %% [markdown]
+# A step is one of the map below, so the moves double: 0.5, 1, 2, 4, 8. The starts are the reason for
+# every crop in FCN: to put scores back where they belong, one must know where they were taken. With
+# padding 100 each start is 99 less, and nothing else changes. [Upsampling](05_upsampling.ipynb) goes
+# this way back.
 #
 # ## What does it mostly see?
 #
-# **Predict.** A unit of pool4 can see 100x100 pixels. Does each of them count alike? Think of the number of paths from a
-# pixel to the unit.
+# **Predict.** A unit of pool4 can see 100x100 pixels. Does each of them count alike? Think of the number
+# of paths from a pixel to the unit.
 
 # %%
 total = np.zeros((144, 144))
@@ -307,7 +392,8 @@ for seed in range(4):
 total /= total.sum()
 
 profile = total.sum(axis=1)
-low = int(VGG.grids(1)[3].stride * middle + VGG.grids(1)[3].start - (sees["pool4"] - 1) / 2)  # `Grid` is explained below
+place = grids[3].stride * middle + grids[3].start
+low = int(place - (sees["pool4"] - 1) / 2)
 high = low + sees["pool4"]
 centre = (low + high) // 2
 half = slice(centre - sees["pool4"] // 4, centre + sees["pool4"] // 4)
@@ -318,62 +404,30 @@ print(f"share of the gradient in the middle quarter of them: {total[half, half].
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
 shown = left.imshow(total / total.max())
 left.plot([low, high, high, low, low], [low, low, high, high, low], color="white", linewidth=1)
-left.set(title="Mean size of the gradient,\nand the receptive field (white)", xlabel="column", ylabel="row")
+left.set(title="Mean size of the gradient,\nand the receptive field (white)")
+left.set(xlabel="column", ylabel="row")
 figure.colorbar(shown, ax=left, label="of the largest")
 right.plot(profile, color=BLUE)
 right.axvspan(low, high, color="0.92")
-right.set(xlabel="row", ylabel="share of the gradient", title="By rows: a bell in the receptive field (grey)")
+right.set(xlabel="row", ylabel="share of the gradient", title="By rows: a bell in\nthe receptive field (grey)")
 plt.show()
 assert total[half, half].sum() > 0.5 and profile[low:high].sum() > 0.9999
 
 # %% [markdown]
-# It is a bell: pixels in the middle are reached by many paths through the layers, those at the rim by one. Luo et al.
-# (2016, "Understanding the effective receptive field") show that it tends to a Gaussian and covers a small part of
-# the receptive field. The middle quarter of the area holds most of the gradient. Training widens it, but a
+# It is a bell: from pixels in the middle many paths lead through the layers to the unit, from a corner
+# just one. If all counted alike, the middle quarter of the area would hold 25% of the gradient; it holds
+# most of it.
+#
+# Luo et al. (2016, "Understanding the effective receptive field") show that the bell tends to a Gaussian
+# and covers a small part of the receptive field. They also found that training widens it. Still, a
 # receptive field of 404 pixels does not mean that 404 pixels are used.
-#
-# ## Where does it look?
-#
-# Size is one half; the other is place. Units of a map look at places that are $s$ pixels apart; where is the first?
-# `Grid` follows both through the layers. With padding $p$ the first window begins at $-p$, so its centre moves by
-# $(k - 1)/2 - p$ units of the layer below.
-
-# %%
-grids = VGG.grids(1)  # with padding 1 at the first layer: the network for small images
-for number, grid in enumerate(grids, 1):
-    print(f"pool{number}: unit j lies at pixel {grid.stride} j + {grid.start}")
-
-# %% [markdown]
-# **Predict.** Unit 6 of pool3 lies at pixel $8 \cdot 6 + 3.5 = 51.5$. Its receptive field has 44 rows. Which rows are
-# they? Compare with what was measured above.
-
-# %%
-images = np.random.default_rng(3).standard_normal((24, 3, 96, 96)).astype(np.float32)
-dx, middle = gradient_of_the_middle(images, 3)
-rows = rows_reached(dx)
-print(f"unit {middle}: rows {rows[0]} to {rows[-1]}, centre {(rows[0] + rows[-1]) / 2}")
-assert (rows[0] + rows[-1]) / 2 == grids[2].stride * middle + grids[2].start
-
-# %% tags=["hide-input"]
-figure, axis = plt.subplots(figsize=(8, 2.4))
-axis.plot(np.arange(64), np.zeros(64), "|", color="0.5", markersize=8, label="pixels")
-for number, grid in enumerate(grids, 1):
-    places = np.arange(0, (64 - grid.start) / grid.stride) * grid.stride + grid.start
-    axis.plot(places, np.full(len(places), number), "o", color=COLOURS[number % 8], markersize=5)
-axis.set(xlabel="pixel", yticks=range(6), yticklabels=["image", *(f"pool{n}" for n in range(1, 6))], ylim=(-0.7, 5.7))
-axis.set_title("Where units lie: further apart with each pooling, and each time half a step further in")
-plt.show()
-
-# %% [markdown]
-# The starts 0.5, 1.5, 3.5, 7.5, 15.5 are the reason for every crop in FCN: to put scores back where they belong, one
-# must know where they were taken. [Upsampling](05_upsampling.ipynb) goes this way back.
 #
 # ## Exercises
 #
 # ### Exercise 1: the backward pass of pooling
 #
-# For windows of 2x2 at stride 2 on maps of even size: send each entry of dy to the first input in reading order that equals
-# its window's maximum. Loops are fine.
+# For windows of 2x2 at stride 2 on maps of even size: send each entry of dy to the first input in
+# reading order that equals its window's maximum. Loops are fine.
 
 # %% tags=["exercise"]
 def route(dy, x):
@@ -410,8 +464,9 @@ with attempt():
 # %% [markdown]
 # ### Exercise 2: how many windows?
 #
-# Write the number of windows of size k at stride s with padding p, in floor or ceil mode. One rule is easily forgotten: a
-# last window that would begin beyond the input and its left padding sees nothing, and does not exist.
+# Write the number of windows of size k at stride s with padding p (on both sides), in floor or ceil
+# mode. One rule is easily forgotten: in ceil mode, a last window that would begin after the input's last
+# row sees no input at all, and does not exist. The first window begins at row $-p$.
 
 # %% tags=["exercise"]
 def windows_along(size, k, s, p, ceil_mode):
@@ -446,8 +501,8 @@ with attempt():
 # %% [markdown]
 # ### Exercise 3: receptive fields with dilation
 #
-# A kernel with dilation d has its taps d units apart. Extend the recursion, and give the receptive field of a stack of
-# layers (kernel, stride, dilation).
+# A kernel with dilation d has its taps d units apart. Extend the recursion, and give the receptive field
+# of a stack of layers (kernel, stride, dilation).
 
 # %% tags=["exercise"]
 def receptive_field(layers):
@@ -457,9 +512,11 @@ def receptive_field(layers):
 # %% tags=["check"]
 with attempt():
     assert receptive_field([]) == 1, "a pixel sees itself"
-    assert receptive_field([(3, 1, 1), (3, 1, 1), (2, 2, 1)]) == 6, "two 3x3 convolutions and a pooling see 6 pixels"
-    vgg = [(conv.kernel, 1, 1) if conv else (2, 2, 1) for block in VGG.blocks for conv in [*block.convs, None]]
-    assert receptive_field([*vgg, (7, 1, 1)]) == 404, "fc6 of VGG16 sees 404"
+    found = receptive_field([(3, 1, 1), (3, 1, 1), (2, 2, 1)])
+    assert found == 6, f"two 3x3 convolutions and a pooling: {found}, expected 6"
+    vgg = [layer for block in VGG.blocks for layer in [(3, 1, 1)] * len(block.convs) + [(2, 2, 1)]]
+    found = receptive_field([*vgg, (7, 1, 1)])
+    assert found == 404, f"fc6 of VGG16: {found}, expected 404"
     found = receptive_field([(3, 2, 1), (3, 1, 2), (5, 2, 3)])
     assert found == 35, f"with dilation: {found}, expected 1 + 2 + 2 * 2 * 2 + 4 * 3 * 2 = 35"
 
@@ -475,8 +532,8 @@ with attempt():
 #     return field
 # ```
 #
-# Dilation widens a layer's reach without a new weight and without losing resolution: it is the other way to a large
-# receptive field, without pooling (Yu and Koltun, 2016).
+# Dilation widens a layer's reach without a new weight and without losing resolution: it is the other way
+# to a large receptive field, without pooling (Yu and Koltun, 2016).
 #
 # </details>
 

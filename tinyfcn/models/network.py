@@ -167,7 +167,10 @@ class Network:
     def assign(
         self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
     ) -> weights.LoadReport:
-        """Take over tensors that have been read already, from a file called `source` in messages; see `load`."""
+        """Take over tensors that have been read already, from a file called `source` in messages; see `load`.
+
+        They are not copied where they fit as they are: training then changes them.
+        """
         own = {there: here for here, there in self.published.items()}
         tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
         report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=source)
