@@ -43,10 +43,9 @@ plt.rcParams["figure.constrained_layout.h_pad"] = 0.08  # inches, below a figure
 
 
 def rested(call):
-    """The time of a call, once the threads of the last matrix product, which spin on for a while, have come to rest."""
-    call()
+    """The best time of a call, once the threads of the last matrix product, which spin on for a while, are at rest."""
     time.sleep(0.1)
-    return seconds(call, 9)
+    return min(seconds(call, 1) for _ in range(10))
 
 
 # %%
@@ -199,9 +198,9 @@ assert np.allclose(y[0, 0, 0], np.convolve(line, taps[::-1], "valid"))
 #
 # ## How large is the output?
 #
-# One more word: **dilation** $d$ puts the taps $d$ pixels apart. With $k$ now the number of taps along an axis,
-# the kernel spans $d(k-1)+1$ pixels. On an axis of $H$ pixels, padded to $H+2p$, it can start at
-# $0, s, 2s, \ldots$ as long as it ends inside:
+# One more word: **dilation** $d$ puts the taps $d$ pixels apart. With $k$ now the number of taps along
+# an axis, the kernel spans $d(k-1)+1$ pixels. On an axis of $H$ pixels, padded to $H+2p$, it can start
+# at $0, s, 2s, \ldots$ as long as it ends inside:
 #
 # $$H_{out} = \left\lfloor \frac{H + 2p - d(k-1) - 1}{s} \right\rfloor + 1$$
 
@@ -253,9 +252,10 @@ for size in range(1, 12):
         assert max(formula, 0) == len(starts), (size, k, s, p, d)
 
 # %% [markdown]
-# Two cases to know by heart. A 3x3 kernel with $p=1$, or any odd kernel with $p=(k-1)/2$ at stride 1, keeps the size; all of
-# VGG's do. And fc6, VGG's first fully connected layer, is a 7x7 kernel without padding: it makes a map smaller by 6. For a 7x7 map of a 224x224 image a single output is
-# left: the classifier (Long et al. 2015, section 3.1).
+# Two cases to know by heart. A 3x3 kernel with $p=1$, or any odd kernel with $p=(k-1)/2$ at stride 1,
+# keeps the size; all of VGG's do. And fc6, VGG's first fully connected layer, is a 7x7 kernel without
+# padding: it makes a map smaller by 6. For a 7x7 map of a 224x224 image a single output is left: the
+# classifier (Long et al. 2015, section 3.1).
 #
 # ## im2col: the whole layer as one product of matrices
 #
@@ -408,8 +408,8 @@ print(f"im2col: {taken['seven loops'] / taken['im2col, one product']:,.0f} times
 # $dy_{n,o,r,c} = \partial L / \partial y_{n,o,r,c}$. We owe three arrays: $dx$ and $dw$ and $db$, the derivatives of the same
 # $L$ by each entry of x, w and b.
 #
-# There are three ways to them, and each is worth knowing: the first needs no idea, the second gives fast code, the
-# third gives a test.
+# There are three ways to them, and each is worth knowing: the first needs no idea, the second gives fast
+# code, the third gives a test.
 #
 # ## First way: index sums
 #
@@ -443,9 +443,10 @@ def forward_loops(x, w, b, stride=1, padding=0):
 
 
 # %% [markdown]
-# Is it right? `check_gradient` draws dy at random, takes $L = \langle dy, y \rangle$ (the sum of all $dy \cdot y$),
-# moves x, w and b together along a random direction $v$, and compares the change of $L$ with what the backward pass says
-# it should be. A few directions test every entry. (One more moves each array alone: hence 6 for `directions=3`.)
+# Is it right? `check_gradient` draws dy at random, takes $L = \langle dy, y \rangle$ (the sum of all
+# $dy \cdot y$), moves x, w and b together along a random direction $v$, and compares the change of $L$
+# with what the backward pass says it should be. A few directions test every entry. (One more moves each
+# array alone: hence 6 for `directions=3`.)
 #
 # **Predict.** To how many digits will they agree, in 64-bit numbers?
 
@@ -458,16 +459,18 @@ for stride, padding in (1, 0), (1, 1), (2, 1):
 # As many as a difference quotient has: ten or so. (Along a line L is a polynomial of degree two, for which
 # $\frac{L(t+hv)-L(t-hv)}{2h}$ is exact. What remains is rounding, divided by $h$.)
 #
-# Note the `+=`. A weight has a part in every output of its channel, an input in up to nine of each. Derivatives of a sum add: whatever
-# is *used several times* in the forward pass *collects several gradients* in the backward pass. A frequent
-# mistake in a backward pass of one's own is an `=` here.
+# Note the `+=`. A weight has a part in every output of its channel, an input in up to nine of each.
+# Derivatives of a sum add: whatever is *used several times* in the forward pass *collects several
+# gradients* in the backward pass. A frequent mistake in a backward pass of one's own is an `=` here.
 #
 # ## Second way: transpose the matrices
 #
 # In the form $Y = W X$ (bias aside), take small changes of both factors:
-# $\delta L = \langle dY, \delta W\, X + W\, \delta X \rangle$, where $\langle A, B \rangle = \sum_{ij} A_{ij} B_{ij}$ is the inner
-# product of matrices. A factor can move to the other side as its transpose, because
-# $\langle A, B C \rangle = \sum_{ijk} A_{ij} B_{ik} C_{kj} = \langle A C^T, B \rangle = \langle B^T A, C \rangle$. So
+# $\delta L = \langle dY, \delta W\, X + W\, \delta X \rangle$, where
+# $\langle A, B \rangle = \sum_{ij} A_{ij} B_{ij}$ is the inner product of matrices. A factor can move to
+# the other side as its transpose, because
+# $\langle A, B C \rangle = \sum_{ijk} A_{ij} B_{ik} C_{kj} = \langle A C^T, B \rangle = \langle B^T A, C \rangle$.
+# So
 #
 # $$\delta L = \langle dY\, X^T, \delta W \rangle + \langle W^T dY, \delta X \rangle
 # \qquad\Longrightarrow\qquad dW = dY\, X^T, \qquad dX = W^T dY .$$
@@ -535,8 +538,8 @@ wrong, right
 # %% [markdown]
 # ## Third way: the adjoint
 #
-# Forget formulas. For a fixed w, and b = 0, the map from x to y is linear; call it J, so that a change $v$ of x changes y by $J v$. The
-# backward pass is the one linear map $J^T$ for which
+# Forget formulas. For a fixed w, and b = 0, the map from x to y is linear; call it J, so that a change
+# $v$ of x changes y by $J v$. The backward pass is the one linear map $J^T$ for which
 #
 # $$\langle dy, \; J v \rangle = \langle J^T dy, \; v \rangle \qquad \text{for all } dy \text{ and } v,$$
 #
@@ -615,9 +618,10 @@ for name, *three in zip(("dx", "dw", "db"), by_sums, by_matrices, package):
 # %% [markdown]
 # ## The package's pair
 #
-# `_gather` and `_scatter` are im2col and col2im for one band of output rows. They are written as mirror images, and should be
-# read side by side: same patch, same offsets, copies in the one and additions in the other. (`_patch` cuts out the rows
-# of x, with their padding, that the band's outputs see. `pixels` sees x as (H, W, N, C). POINTWISE is a 1x1 kernel.)
+# `_gather` and `_scatter` are im2col and col2im for one band of output rows. They are written as mirror
+# images, and should be read side by side: same patch, same offsets, copies in the one and additions in
+# the other. (`_patch` cuts out the rows of x, with their padding, that the band's outputs see. `pixels`
+# sees x as (H, W, N, C). POINTWISE is a 1x1 kernel.)
 
 # %%
 show_source(conv._gather, conv._scatter, conv._offsets)
@@ -644,8 +648,9 @@ show_source(conv.conv2d_backward)
 print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2)))
 
 # %% [markdown]
-# **Predict.** Backward computes two large gradients, each with as many products as forward. By which factor should it
-# take longer? Does that hold for the loops, too? (They are timed on 32 entries of dy, and their time is multiplied.)
+# **Predict.** Backward computes two large gradients, each with as many products as forward. By which
+# factor should it take longer? Does that hold for the loops, too? (They are timed on 32 entries of dy,
+# and their time is multiplied.)
 
 # %%
 y64, cache64 = ops.conv2d_forward(*layer, padding=1)
@@ -671,11 +676,12 @@ for (name, forward), backward in zip([pair for pair in taken.items() if "three" 
     print(f"{name:26} backward / forward: {backward / forward:.1f}")
 
 # %% [markdown]
-# Around two for the products alone. The rest moves numbers about: col2im adds, and the package gathers its columns once
-# more. In the loops one round of Python's overhead serves both gradients.
+# Two, for the products alone. But numbers are moved about as well, differently in each direction: col2im
+# adds where im2col copies, our cache saves im2col a second time, and the package gathers its columns once
+# more. (Times of a few milliseconds also waver with whatever else the machine does.)
 #
 # Three things in `conv2d_backward` are new. `gate` carries a ReLU that was applied together with the convolution: dy counts
-# as zero wherever y was cut off ([Pooling and ReLU](03_pooling.ipynb)). `taps` and `winograd` are faster ways for some shapes
+# as zero wherever y was cut off ([Pooling and receptive fields](03_pooling.ipynb)). `taps` and `winograd` are faster ways for some shapes
 # ([Speed](10_speed.ipynb)). And there is this line:
 #
 # ```python
@@ -993,4 +999,4 @@ with attempt():
 
 # %% [markdown]
 # ---
-# Next: [Pooling and ReLU](03_pooling.ipynb), whose backward passes decide where a gradient may go at all.
+# Next: [Pooling and receptive fields](03_pooling.ipynb), whose backward passes decide where a gradient may go at all.

@@ -137,9 +137,9 @@ plt.show()
 #
 # ## The ladder
 #
-# Six ways to do the same convolution: loops in Python; im2col as a whole; im2col in *bands* (a few rows of outputs at a
-# time) on one thread, and on all cores; *Winograd's* method, which needs fewer multiplications, on one thread, and on all
-# cores. The last ones are explained below.
+# Six ways to do the same convolution: loops in Python; im2col as a whole; im2col in *bands* (a few rows
+# of outputs at a time) on one thread, and on all cores; *Winograd's* method, which needs fewer
+# multiplications, on one thread, and on all cores. The last ones are explained below.
 #
 # **Predict.** Between which two of them is the largest step?
 
@@ -214,7 +214,8 @@ print(f"from the first to the last: {times[0] / times[-1]:,.0f} times")
 
 # %% [markdown]
 # The first step is by far the largest, and it is not cleverness, but handing the inner loop to compiled code. All the others
-# together are a factor of a few, and each took more thought than the one before. On maps as large as FCN's they matter more:
+# together are a factor of a few, and each took more thought than the one before. (Where two threads gain nothing over one,
+# something else keeps the cores busy.) On maps as large as FCN's they matter more:
 # the same table for 698x698 stands in the docstring of `tinyfcn/ops/winograd.py`. We go through them one by one.
 #
 # ## Bands: why not build all columns at once?
@@ -228,9 +229,9 @@ show_source(conv.correlate)
 
 
 # %% [markdown]
-# Gather, multiply, add the bias, and ReLU, for one band after the other. `pixels` sees (N, C, H, W) as (H, W, N, C). This
-# is the order that outputs have in memory, so that a band of them is a matrix, which the product can write to. `each` deals
-# the bands out to threads: more on it below.
+# Gather, multiply, add the bias, and ReLU, for one band after the other. `pixels` sees (N, C, H, W) as
+# (H, W, N, C). This is the order that outputs have in memory, so that a band of them is a matrix, which
+# the product can write to. `each` deals the bands out to threads: more on it below.
 #
 # **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
 # with much smaller and much larger bands?
@@ -303,10 +304,11 @@ for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel._pr
     print(f"{title:20}: {float(fresh.stdout):5.1f} ms to fill a new array of 32 MiB")
 
 # %% [markdown]
-# On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages, each of which is
-# cleared at its first touch. For a layer's output this can take as long as computing it. So the package asks the C library to
-# keep what was freed (`parallel._prepare`; other systems have other policies, and there the two may be alike). Within bands,
-# scratch arrays are allocated once and used for all bands.
+# On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages,
+# each of which is cleared at its first touch. For a layer's output this can take as long as computing
+# it. So the package asks the C library to keep what was freed (`parallel._prepare`; other systems have
+# other policies, and there the two may be alike). Within bands, scratch arrays are allocated once and
+# used for all bands.
 #
 # ## Threads
 #
@@ -581,9 +583,10 @@ for name, took in fastest(calls).items():
     print(f"{name:16} {1e3 * took:5.1f} ms")
 
 # %% [markdown]
-# Written down like this it is *slower*, in spite of the fewer multiplications. Thousands of tiny 6x6 products, arrays that
-# are permuted in memory, and spectra of tiles, $36 / 16 = 2.25$ times as large as the input, written out and read back. The theory counts
-# multiplications; the processor charges for moving numbers. What the package does about it:
+# Written down like this it is *slower*, in spite of the fewer multiplications. Thousands of tiny 6x6
+# products, arrays that are permuted in memory, and spectra of tiles, $36 / 16 = 2.25$ times as large as
+# the input, written out and read back. The theory counts multiplications; the processor charges for
+# moving numbers. What the package does about it:
 #
 # - the small matrix $B^T$ multiplies *long rows* (all channels of a row of tiles at once), so that each transform is one
 #   large product,
@@ -746,8 +749,8 @@ print(f"{met.mean():g} of 49: {met.mean() / 49:.3f} = (16 / 28)^2 = {(16 / 28) *
 assert (met == 16).all()
 
 # %% [markdown]
-# Every output sees the whole map, and 33 zeros. (Along one axis 4 outputs with 7 taps each are 28 pairs, of which 16 meet
-# the map; in two dimensions the share is the square of that.)
+# Every output sees the whole map, and 33 zeros. (Along one axis 4 outputs with 7 taps each are 28 pairs,
+# of which 16 meet the map; in two dimensions the share is the square of that.)
 
 # %%
 by_tap = np.zeros((7, 7), int)
@@ -759,6 +762,7 @@ axis.add_patch(plt.Rectangle((-0.5, -0.5), 4, 4, fc=SKY, ec="none"))
 for corner, colour in ((-3, -3), RED), ((0, -2), ORANGE):
     axis.add_patch(plt.Rectangle((corner[0] - 0.5, corner[1] - 0.5), 7, 7, fill=False, ec=colour, lw=2.5))
 axis.set(xlim=(-4, 7), ylim=(7, -4), aspect="equal", xlabel="column", ylabel="row")
+axis.set(xticks=range(-4, 7, 2), yticks=range(-4, 7, 2))
 axis.set_title("The 4x4 map, and the windows of\ntwo of its outputs")
 axes[1].imshow(by_tap)
 for (i, j), count in np.ndenumerate(by_tap):
@@ -875,8 +879,8 @@ print(f"a forward pass on 128x128: {1e3 * without:.0f} ms without, {1e3 * with_i
 assert narrow[0] < 10 and narrow[-1] == 100
 
 # %% [markdown]
-# The fastest work is the work that is not done. Here the scores are compared; the package's tests compare the gradient of
-# every parameter, too.
+# The fastest work is the work that is not done. Here the scores are compared; the package's tests
+# compare the gradient of every parameter, too.
 #
 # ## Where does the time of a training step go?
 #
@@ -1073,10 +1077,11 @@ for choice in "plain", "fast":
             assert scores < 1e-4 and apart(double, first_double) < 1e-12
 
 # %% [markdown]
-# The same to the bit from run to run, and the same up to rounding between the ways: to 14 digits in float64. Why do gradients
-# in float32 differ by so much more than the scores? Scores are continuous; gradients are not. Among millions of activations a
-# few lie so close to a kink, a ReLU at zero or a tie in a pooling window, that rounding decides which side they are on, and
-# the gradient jumps. Either side is right. In float64 rounding is too small to move any of them across.
+# The same to the bit from run to run, and the same up to rounding between the ways: to 14 digits in
+# float64. Why do gradients in float32 differ by so much more than the scores? Scores are continuous;
+# gradients are not. Among millions of activations a few lie so close to a kink, a ReLU at zero or a tie
+# in a pooling window, that rounding decides which side they are on, and the gradient jumps. Either side
+# is right. In float64 rounding is too small to move any of them across.
 #
 # ## And on a GPU?
 #
@@ -1097,8 +1102,8 @@ print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).sh
 #
 # ## Is it faster than PyTorch?
 #
-# The section "How fast" of the README has a table, from `python -m tinyfcn.bench`, which runs every contender in a process of
-# its own. Here is a quick look at one layer, where PyTorch is installed.
+# The section "How fast" of the README has a table, from `python -m tinyfcn.bench`, which runs every
+# contender in a process of its own. Here is a quick look at one layer, where PyTorch is installed.
 
 # %%
 from importlib.util import find_spec
