@@ -18,7 +18,7 @@ rows of B^T to those of G leaves small whole numbers in B^T, as below.
 
 In two dimensions it goes along the columns, then along the rows. With a kernel g (3, 3) and a tile d (6, 6) of the input,
 
-    Y = A^T [U * V] A,      U = G g G^T,   V = B^T d B      (Lavin and Gray, 2015, equation 12)
+    Y = A^T [U * V] A,      U = G g G^T,   V = B^T d B      (Lavin and Gray, 2015, section 4.1)
 
 is a tile (4, 4) of the output: 36 multiplications in place of 144. Sums over input channels can be taken before the last step,
 so that each of the 36 entries k is a matrix product of its own, over all tiles of a band: M[k] = V[k] U[k]^T.
