@@ -48,17 +48,18 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## What and where
 #
-# conv7 knows best *what* is in the picture: each of its units has seen several hundred pixels around. But its scores lie 32
-# pixels apart, so *where* is known to 32 pixels. pool4's units lie 16 pixels apart, pool3's 8, and know less about what. The
-# paper (section 4.2) asks all three, and adds their answers:
+# conv7, the output of fc7, knows best *what* is in the picture: each of its units has seen several
+# hundred pixels around. But its scores lie 32 pixels apart, so *where* is known to 32 pixels. pool4's
+# units lie 16 pixels apart, pool3's 8, and know less about what. The paper (section 4.2) asks all three,
+# and adds their answers:
 #
-# 1. score conv7 with a 1x1 convolution, and upsample twice;
+# 1. score conv7 with a 1x1 convolution (the authors call it `score_fr`), and upsample by 2;
 # 2. score pool4 with a 1x1 convolution;
 # 3. add;
-# 4. upsample twice;
+# 4. upsample by 2;
 # 5. score pool3 with a 1x1 convolution;
 # 6. add;
-# 7. upsample eight times, to the image.
+# 7. upsample by 8, to the image.
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(8, 3.9))
@@ -146,8 +147,9 @@ plt.show()
 assert losses[0][-1] > losses[1][-1] > losses[2][-1] and losses[1][0] < 1.2 * losses[0][-1]
 
 # %% [markdown]
-# (The spikes are not the new layers' doing, but the optimiser's: Adam's first steps move every weight by the whole learning
-# rate, also those that were right. The paper's stages lower the rate 100 times each, section 4.2.)
+# (The spikes are not the new layers' doing, but the optimiser's: Adam's first steps move every weight by
+# the whole learning rate, also those that were right. The paper lowers the rate 100 times for a stage,
+# section 4.2.)
 #
 # **Predict.** What will the 32s get wrong, even by heart?
 
@@ -171,8 +173,9 @@ plt.show()
 assert rates[0] < rates[1] < rates[2]
 
 # %% [markdown]
-# Between scores that lie 32 pixels apart there is only a straight line: no outline can turn within that. What is finer, as the
-# points of the star, has to come from the skips.
+# Between scores that lie 32 pixels apart, the upsampled ones run straight from one to the next, and an
+# outline can hardly turn in between. What is finer, such as the points of the star, has to come from the
+# skips.
 #
 # From here on we look inside the 8s, at the first picture.
 
@@ -196,7 +199,7 @@ for name, features in ("image", x), ("pool3", pool3), ("pool4", pool4), ("conv7"
 # %% [markdown]
 # The picture has 128x128 pixels, so with padding "same" the maps have 16, 8 and 4 units a side.
 #
-# ## Step 1: score conv7, upsample twice
+# ## Step 1: score conv7, upsample by 2
 #
 # **Predict.** What is the shape of the scores? And after the upsampling with a kernel of 4 at stride 2?
 
@@ -243,10 +246,15 @@ sum3 = skip3 + up4[:, :, 1:17, 1:17]
 print("upscore_pool4", up4.shape, "+ score_pool3", skip3.shape)
 
 # %% [markdown]
-# ## Step 7: upsample eight times, cut to the image
+# ## Step 7: upsample by 8, cut to the image
+#
+# The same rule says where to cut: the sum's units lie at $8 j + 3.5$, and a kernel of 16 begins 7.5 pixels
+# before the first, at -4.
 
 # %%
-window = slice(4, 4 + 128)
+crop = grids[2].upsample(16, 8).offset_to(Grid(1, 0))  # the image: pixel i at i
+assert crop == 4
+window = slice(crop, crop + 128)
 final, final_cache = ops.upsample_bilinear_forward(sum3, 16, 8, (window, window))
 assert final.shape == (1, 7, 128, 128)
 np.testing.assert_allclose(final, scores, rtol=0, atol=1e-4 * abs(scores).max())
@@ -290,13 +298,14 @@ for k, (values, grid, title) in enumerate(stages):
     on_image(axes[top + 1, k % 4], colours[values[0].argmax(axis=0)], grid)
     axes[top, k % 4].set_title(title, fontsize=10)
 for row in range(4):
-    axes[row, 0].set_ylabel(f"score of {Shapes.classes[shown]}" if row % 2 == 0 else "largest score")
+    axes[row, 0].set_ylabel(f"score of {Shapes.classes[shown]}" if row % 2 == 0 else "best class")
 figure.suptitle("Each map where it lies in the image (black frame). Orange: more than the classes' mean; purple: less")
 plt.show()
 
 # %% [markdown]
-# The coarse map says what and roughly where. The skips' own maps would make poor pictures: they need not tell the classes
-# apart, only correct what the coarse map gets wrong, and what they add is mostly at outlines. The sums are better than either.
+# (Each map has its own colour scale.) The coarse map says what and roughly where. The skips' own maps
+# would make poor pictures: they need not tell the classes apart, only correct what the coarse map gets
+# wrong. What pool3 adds is mostly at outlines. The final answer is better than any of its parts.
 #
 # ## The code
 #
@@ -401,9 +410,10 @@ assert np.isclose(arrived[0, 0, 3, 3], 32**2)
 # %% [markdown]
 # ## Is the whole of it right?
 #
-# Every operation has been checked. A network can still be wrong: a crop on the wrong side, a gradient that is overwritten where
-# two should be added. So check it as *one* function, of the image and of all parameters. `check_gradient` wants a pair forward,
-# backward:
+# Every operation has been checked. A network can still be wrong: a crop on the wrong side, a gradient
+# that is overwritten where two should be added. So check it as *one* function, of the image and of all
+# parameters. `check_gradient` wants a pair forward, backward. (Where a step of the difference crosses
+# the kink of a ReLU or of a maximum, it proves nothing, and another direction is drawn.)
 
 # %%
 def gradient_functions(net, names):
@@ -473,8 +483,9 @@ for step in 1, 2:
 assert len(moving) == len(new.params)
 
 # %% [markdown]
-# *Do equal weights not stay equal?* Two hidden units with equal weights do. Here each output is a class of its own, with its
-# own labels: their gradients differ from the first step on.
+# *Do equal weights not stay equal?* Two hidden units do, if their weights are equal on both sides, in
+# and out. Here each output is a class of its own, with its own labels: their gradients differ from the
+# first step on.
 #
 # The second reason is the stages.
 #
@@ -537,9 +548,10 @@ plt.show()
 #
 # $$\Delta y = -\eta\, |a|^2\, dy$$
 #
-# The *square* of the activations. VGG16's activations shrink with depth, once images are fed as numbers up to 255: the authors
-# give pool4 the factor 0.01 and pool3 0.0001 to make the three alike (Shelhamer et al., 2017, "at-once" training). If these make
-# up for the sizes of the features, pool3's scores move $10^8$ times as fast as conv7's without them, at the same learning rate.
+# The *square* of the activations. Fed with numbers up to 255, VGG16 has much larger ones early than
+# late: where the authors train all streams at once, they multiply pool4 by 0.01 and pool3 by 0.0001, to
+# make the three alike (Shelhamer et al., 2017). If these make up for the sizes of the features, then
+# without them pool3's scores move $10^8$ times as fast as conv7's, at the same learning rate.
 #
 # Our small network has no such activations. But we can give it some without changing what it computes: multiply one
 # convolution's weights and bias by a factor, and divide the next one's weights by it. A ReLU lets positive factors through.
@@ -574,9 +586,9 @@ print(f"{'at once':11}", at_once.scales)
 assert np.isclose(feature_sizes(direct)["conv7"], feature_sizes(net)["conv7"], rtol=1e-3)  # the trunk computes what it did
 
 # %% [markdown]
-# **Predict.** Only the score layers learn now, from zero: a problem without local minima. Four runs with SGD: FCN-8s with a
-# rate that suits conv7, with rates $10^4$ and $10^7$ times lower, and FCN-8s at once with the first rate. Which of them learn?
-# From which stream?
+# **Predict.** Only the score layers learn now, from zero: a problem without local minima. Four runs with
+# SGD: FCN-8s with a rate that suits conv7, with rates $10^4$ and $10^7$ times lower, and FCN-8s "at
+# once", with the two constants, at the first rate. Which of them learn? From which stream?
 
 # %%
 def stream_scores(net):
@@ -610,13 +622,15 @@ right.set(yscale="log", ylabel="size of its scores", title="What each stream say
 right.set_xticks(range(3), ("conv7", "pool4", "pool3"))
 plt.show()
 assert ends[3] < min(ends[:3]) and said[2][0] < 1e-3 < 1 < said[3][0]
+assert said[1][0] < 1 < 1e3 < said[1][2]
 
 # %% [markdown]
-# With conv7's rate, pool3's stream explodes. With pool3's rate, conv7 stands still: what is learned comes from pool3 alone
-# (pink), which sees 44 pixels and cannot tell classes. In between, both happen. What one stream needs kills the other. With the
+# With conv7's rate, pool3's stream explodes. With pool3's rate, conv7 stands still: what is learned
+# comes from pool3 alone (pink), which sees 44 pixels and cannot tell classes. In between (orange), pool3
+# still explodes, and conv7 has learned next to nothing. What one stream needs kills the other. With the
 # constants (blue) all three speak.
 #
-# The published remedies:
+# The remedies:
 #
 # - **Stages**: each new skip is trained from an otherwise finished network, at a rate 100 times lower than the stage before
 #   ($10^{-10}$, $10^{-12}$, $10^{-14}$ for 32s, 16s, 8s): slow enough for the new stream, and the old one has learned already.
@@ -776,8 +790,9 @@ assert layers["fc6"] / sum(layers.values()) > 0.75
 #
 # ## AlexNet instead of VGG16
 #
-# The paper's other networks have other trunks. With AlexNet, fc6 is 6x6, an even kernel: its scores lie *on* pixels, and an odd
-# upsampling kernel, 63, keeps them there.
+# The paper's other networks have other trunks. With AlexNet, fc6 is 6x6, an even kernel: its scores lie
+# *on* pixels, and an odd upsampling kernel, 63, keeps them there. (The paper's FCN-AlexNet stands on
+# CaffeNet, Caffe's version with two groups; `FCN32sAlexNet` on the later one with a single tower.)
 
 # %%
 for kind in FCN32s, FCN32sAlexNet, FCN32sCaffeNet:
@@ -924,9 +939,10 @@ with attempt():
 # %% [markdown]
 # ### Exercise 4: count
 #
-# How many parameters has FCN-8s at full width, for any number of classes? Upsampling layers are fixed, and count for nothing.
-# The channels of the 13 convolutions are 64, 64, 128, 128, 256 (3 times), 512 (6 times); fc6 sees 7x7 units of 512 channels,
-# fc7 one of 4096; all layers have biases.
+# How many parameters has FCN-8s at full width, for any number of classes? Upsampling layers are fixed,
+# and count for nothing. The 13 convolutions are 3x3, and their channels are 64, 64, 128, 128, 256 (3
+# times), 512 (6 times). fc6 sees 7x7 units of 512 channels, fc7 one of 4096. A 1x1 convolution scores
+# each of conv7, pool4 and pool3. All layers have biases.
 
 # %% tags=["exercise"]
 def count_parameters(classes):
