@@ -15,12 +15,14 @@
 #
 # A classifier gives an image one label. A network for *dense prediction* gives one to every pixel. This
 # notebook shows the task, trains a small fully convolutional network (FCN) to do it, and says how one
-# keeps score.
+# keeps score. The network is that of [Long, Shelhamer and Darrell, *Fully Convolutional Networks for
+# Semantic Segmentation*, 2015](https://arxiv.org/abs/1411.4038): "the paper", in all these notebooks.
+# Its main data set is PASCAL VOC, or VOC: photographs, in which 20 classes of things are labelled.
 #
 # You will be able to
 #
 # - say what goes into an FCN and what comes out;
-# - read and write label images, with VOC's palette and its label for "do not count this";
+# - read and write label images as VOC has them, with its label for "do not count this";
 # - compute the four scores of the paper by hand, and say what each of them hides;
 # - put photographs of your own into the layout that the package reads.
 #
@@ -32,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 from lesson import BLUE, attempt, plt
+from PIL import Image
 
 from tinyfcn.data import IGNORE, VOC_CLASSES, Shapes, VOCSegmentation, normalise, palette, write_voc
 from tinyfcn.metrics import ConfusionMatrix
@@ -44,7 +47,7 @@ from tinyfcn.trainer import Config, make_batch, predict, train_step
 #
 # The package can draw a set of labelled pictures: shapes on a wild background, six kinds of them. Each
 # item is a pair, an image of bytes (H, W, 3) and a label (H, W) with the number of a class at every
-# pixel.
+# pixel. (The number 255 is no class. It marks the outlines, and *What is 255?* below says why.)
 
 # %%
 training, held_out = Shapes("train"), Shapes("val", length=24)
@@ -60,33 +63,36 @@ for left, right, number in zip(axes[::2], axes[1::2], (1, 5), strict=True):
     left.imshow(picture)
     right.imshow(palette()[truth])
     left.set_title("image")
-    right.set_title("label, in VOC's colours")
+    names = [training.classes[k] for k in np.unique(truth) if 0 < k < IGNORE]
+    right.set_title("label: " + ", ".join(names))
 for axis in axes:
     axis.axis("off")
 plt.show()
 
 # %% [markdown]
-# To classify such an image one would answer "square" or "star", and there may be both. To segment it,
-# one answers the question at each pixel: *which class does this pixel belong to?* Where, how large and
-# how many follow from that.
+# The labels are shown in VOC's colours, one for each class. To classify the second image, should one
+# answer "disc", "ring" or "star"? To segment it, one answers at each pixel: *which class does this pixel
+# belong to?* Where each class is, and how large, follows from that.
 #
 # ## A network that does it
 #
 # An FCN takes an image and returns a score for each class at each pixel. The class with the largest
-# score is the prediction. An untrained one has learned nothing yet, but the shapes are right, for any
-# size:
+# score is the prediction. Here is a narrow one, with an eighth of the paper's channels. It has learned
+# nothing yet, but there are as many scores as pixels, whatever the image's size:
 
 # %%
 net = FCN8s(num_classes=training.num_classes, width=1 / 8, padding="same", dropout=0)
-x = normalise(image[None], net.preprocessing)  # (1, 3, H, W), around 0
-scores = net.forward(x)
-print("in:", x.shape, " out:", scores.shape)
-assert scores.shape == (1, training.num_classes, *label.shape)
+for image, label in (training[1], training[5]):
+    x = normalise(image[None], net.preprocessing)  # (1, 3, H, W), around 0
+    scores = net.forward(x)
+    print("in:", x.shape, " out:", scores.shape)
+    assert scores.shape == (1, training.num_classes, *label.shape)
 
 # %% [markdown]
 # Training it is a loop: take a few pictures, compute the scores, measure how wrong they are, go backward
-# to find out how each weight should change, change it. Notebooks 2 to 7 take this apart; here we just
-# run it, for about half a minute.
+# to find out how each weight should change, change it. How wrong is the cross-entropy, as in a
+# classifier, averaged over pixels. Notebooks 2 to 7 take all this apart; here we just run it, which may
+# take a minute.
 
 # %%
 STEPS = 800
@@ -95,12 +101,14 @@ optimiser, losses = Adam(2e-3), []
 for step in range(STEPS):
     pictures, truths = make_batch(training, config, step)
     inputs = normalise(pictures, net.preprocessing)
-    losses.append(float(train_step(net, optimiser, inputs, truths, factor=poly(step / STEPS))))
+    rate = poly(step / STEPS)  # the learning rate falls to 0
+    losses.append(float(train_step(net, optimiser, inputs, truths, factor=rate)))
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(8, 2.6))
-axis.plot(losses, color=BLUE, alpha=0.25, linewidth=0.8)
-axis.plot(np.convolve(losses, np.ones(25) / 25, "valid"), color=BLUE, label="mean of 25 steps")
+axis.plot(losses, color=BLUE, alpha=0.3, linewidth=0.8, label="one step")
+smooth = np.convolve(losses, np.ones(25) / 25, "valid")
+axis.plot(np.arange(12, STEPS - 12), smooth, color=BLUE, label="mean of the 25 steps around it")
 axis.set(xlabel="step", ylabel="loss", ylim=(0, 3), title="The loss falls")
 axis.legend(frameon=False)
 plt.show()
@@ -116,41 +124,52 @@ guesses = [predict(net, picture) for picture, _ in held_out]
 figure, axes = plt.subplots(3, 4, figsize=(9, 6.6))
 for column, number in enumerate((0, 7, 12, 20)):
     picture, truth = held_out[number]
-    for axis, shown in zip(axes[:, column], (picture, palette()[guesses[number]], palette()[truth]), strict=True):
+    rows = picture, palette()[guesses[number]], palette()[truth]
+    for axis, shown in zip(axes[:, column], rows, strict=True):
         axis.imshow(shown)
         axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
 for axis, name in zip(axes[:, 0], ("image", "prediction", "truth"), strict=True):
     axis.set_ylabel(name, fontsize=11)
-figure.suptitle("Held-out pictures after half a minute of training")
+for colour, name in zip(palette(), training.classes, strict=False):
+    axes[0, 0].plot([], [], "s", color=colour / 255, markersize=9, label=name)
+figure.legend(loc="outside lower center", ncols=training.num_classes, frameon=False)
+figure.suptitle(f"Pictures that the net has not seen, after {STEPS} steps")
 plt.show()
 
 # %% [markdown]
-# It finds shapes where they are and gives most of them the right class. Borders are soft and thin parts
-# are missing. How good is that? "Looks fine" is no number.
+# The net finds most shapes, and many get the right class. But each pixel has its own answer, so that one
+# shape may fall into several classes. Borders are rounded, and thin points are lost. And there is one
+# mistake more: in the first picture the net sees shapes in the background's pattern. (It never answers
+# 255: it has no score for that.)
+#
+# How good is that? "Looks fine" is no number.
 #
 # ## How good is it?
 #
-# The simplest score is *pixel accuracy*: the share of pixels with the right class. **Predict.** What
-# pixel accuracy has a net that answers "background" everywhere?
+# The simplest score is *pixel accuracy*: the share of pixels with the right class. Another is *mean IU*,
+# which we shall compute by hand in a moment. Both come from counts that a `ConfusionMatrix` collects.
+#
+# **Predict.** What pixel accuracy has a net that answers "background" everywhere? Look how much of the
+# labels above is black.
 
 # %%
 matrix = ConfusionMatrix(net.num_classes)
 for guess, (_, truth) in zip(guesses, held_out, strict=True):
     matrix.update(truth, guess)
 lazy = matrix.constant_baseline()  # the most frequent class everywhere
-print(f"pixel accuracy: this net {matrix.pixel_accuracy:.3f}, background everywhere {lazy.pixel_accuracy:.3f}")
-print(f"mean IU:        this net {matrix.mean_iou:.3f}, background everywhere {lazy.mean_iou:.3f}")
+for name, score in (("this net", matrix), ("background everywhere", lazy)):
+    print(f"{name:23}pixel accuracy {score.pixel_accuracy:.3f}   mean IU {score.mean_iou:.3f}")
 assert lazy.pixel_accuracy > 0.7 and lazy.mean_iou < 0.15
 assert matrix.mean_iou > 2 * lazy.mean_iou
 
 # %% [markdown]
 # Most pixels are background, so that a net that has understood nothing gets most of them right. Always
-# look at this baseline beside a score. The second score, mean IU, is not fooled. To see why, compute it
-# by hand.
+# look at this baseline beside a score. Mean IU is not fooled. To see why, compute it by hand.
 #
 # ### A confusion matrix of 36 pixels
 #
-# Two classes, 0 and 1, and some pixels that do not count:
+# Two classes, 0 and 1, and some pixels that do not count, labelled 255:
 
 # %% tags=["setup"]
 TRUTH = np.array(
@@ -169,7 +188,7 @@ GUESS = np.array(
         [0, 0, 0, 0, 0, 0],
         [0, 0, 1, 1, 1, 1],
         [0, 0, 1, 1, 1, 1],
-        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1],
         [0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 0],
     ],
@@ -178,16 +197,20 @@ GUESS = np.array(
 
 # %% tags=["hide-input"]
 figure, axes = plt.subplots(1, 2, figsize=(7, 3))
-for axis, values, title in zip(axes, (TRUTH, GUESS), ("truth (grey: does not count)", "prediction"), strict=True):
-    shade = np.where(values == IGNORE, 0.5, np.where(values == 1, 0.75, 0.1))
-    axis.imshow(shade, cmap="Greys", vmin=0, vmax=1.4)
+titles = "truth (255: does not count)", "prediction"
+for axis, values, title in zip(axes, (TRUTH, GUESS), titles, strict=True):
+    shade = np.where(values == IGNORE, 0.35, np.where(values == 1, 0.65, 0.1))
+    axis.pcolormesh(shade[::-1], cmap="Greys", vmin=0, vmax=1.4, edgecolors="white", linewidth=1.5)
     for (r, c), value in np.ndenumerate(values):
-        axis.text(c, r, value, ha="center", va="center", fontsize=9)
-    axis.set(title=title, xticks=[], yticks=[])
+        axis.text(c + 0.5, 5.5 - r, value, ha="center", va="center", fontsize=9)
+    axis.set(title=title, aspect="equal")
+    axis.axis("off")
 plt.show()
 
 # %% [markdown]
-# Let $n_{ij}$ be the number of pixels of class $i$ that were predicted as class $j$. Count:
+# Let $n_{ij}$ be the number of pixels of class $i$ that were predicted as class $j$.
+#
+# **Predict.** Count the four numbers in the figure.
 
 # %%
 counts = np.zeros((2, 2), int)
@@ -201,13 +224,14 @@ assert counts.sum() == 33  # 36 pixels, of which 3 do not count
 # From these four numbers follow all scores of the paper (Long et al. 2015, section 5). With $t_i =
 # \sum_j n_{ij}$ the pixels of class $i$, and $C$ classes:
 #
-# $$\text{pixel accuracy} = \frac{\sum_i n_{ii}}{\sum_i t_i} \qquad \text{mean accuracy} = \frac{1}{C} \sum_i \frac{n_{ii}}{t_i}$$
+# $$\text{pixel accuracy} = \frac{\sum_i n_{ii}}{\sum_i t_i} \qquad
+# \text{mean accuracy} = \frac{1}{C} \sum_i \frac{n_{ii}}{t_i}$$
 #
 # $$\text{mean IU} = \frac{1}{C} \sum_i \frac{n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}} \qquad
-# \text{f.w. IU} = \frac{1}{\sum_k t_k} \sum_i t_i\, \text{IU}_i$$
+# \text{frequency-weighted IU} = \frac{1}{\sum_k t_k} \sum_i t_i\, \text{IU}_i$$
 #
-# IU is *intersection over union*: of all pixels that are class $i$ in the truth, or in the prediction,
-# or in both, the share that is in both.
+# The fraction in the third is $\text{IU}_i$, *intersection over union*: of all pixels that are class $i$
+# in the truth, or in the prediction, or in both, the share that is in both.
 
 # %%
 right, truths, guessed = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
@@ -225,86 +249,112 @@ for name, value in by_hand.items():
     assert np.isclose(value, small.scores()[name])
 
 # %% [markdown]
-# The object of 9 pixels was found with 4, and 2 were added beside it: IU $4 / (9 + 6 - 4) = 0.36$. Pixel
-# accuracy says 0.79, since the large background carries it. Each score answers another question:
+# Of the object's 9 pixels 4 were found, and 3 wrong ones were added: its IU is $4 / (9 + 7 - 4) = 0.33$.
+# Pixel accuracy says 0.76, since the large background carries it.
+#
+# And the net that answers background everywhere? Its union for background is the whole image, so that
+# this IU is its pixel accuracy. All others are 0:
+
+# %%
+assert np.isclose(lazy.mean_iou, lazy.pixel_accuracy / net.num_classes)
+
+# %% [markdown]
+# ### What does each score hide?
+#
+# An object of 10x10 pixels in an image of 100x100, and three predictions: nothing; a square twice as
+# wide around the object; and exactly the object.
+#
+# **Predict.** Which of the four scores stay above 0.95 when the object is missed? Which do when it is
+# painted twice as wide?
+
+# %%
+truth = np.zeros((100, 100), np.uint8)
+truth[45:55, 45:55] = 1
+print(" " * 14, "pixel acc.  mean acc.    mean IU    f.w. IU")
+for name, reach in (("missed", 0), ("twice as wide", 10), ("exact", 5)):
+    guess = np.zeros_like(truth)
+    guess[50 - reach : 50 + reach, 50 - reach : 50 + reach] = 1
+    one = ConfusionMatrix(2)
+    one.update(truth, guess)
+    print(f"{name:14}", *(f"{value:10.3f}" for value in one.scores().values()))
+
+# %% [markdown]
+# Only mean IU is low in both cases. Each score answers another question:
 #
 # | score | asks | hides |
 # |---|---|---|
 # | pixel accuracy | how many pixels are right? | small classes |
-# | mean accuracy | ... of each class, on average? | objects painted too large |
+# | mean accuracy | ... of each class, on average? | small objects painted too large |
 # | mean IU | how well do the areas match, class by class? | how much of the image is right |
-# | frequency-weighted IU | ... with large classes counting more? | small classes, less than the first |
+# | frequency-weighted IU | ... with large classes counting more? | small classes, a little less |
 #
-# Mean IU is what papers report. Two rules belong to it: there is *one* matrix for the whole set of
-# images, not a mean over images; and classes that no label has are left out of the mean.
+# Mean IU is what papers report. Two rules belong to it. There is *one* matrix for the whole set of
+# images, not a mean over images: most images lack most classes. And classes that no label has are left
+# out of the mean.
 #
 # ## What is 255?
 #
-# VOC's labels have a thin border of 255 around each object. There, people who drew the labels could not
-# agree on the class; the pixels count for nothing, neither in scores nor in the loss. To learn them
-# would be to learn noise, and to score them would punish borders twice.
+# VOC's labels have a thin border of 255 around each object. No two people would draw an outline alike,
+# to the pixel. So these pixels count for nothing, neither in scores nor in the loss: to learn them would
+# be to learn noise, and to score them would be to score by it.
 #
-# VOC's palette gives 255 a cream colour, and each class its own. Label images are PNGs whose pixels
-# *are* class numbers, with that palette beside them:
+# Label images are PNGs whose pixels *are* class numbers. A palette beside them says in which colour a
+# viewer shows each number; VOC's has cream for 255:
 
 # %% tags=["hide-input"]
-figure, axis = plt.subplots(figsize=(9, 1.5))
+figure, axis = plt.subplots(figsize=(9, 1.7))
+names = [*(f"{name} {k}" for k, name in enumerate(VOC_CLASSES)), "255"]
 strip = palette()[[*range(21), IGNORE]][None]
 axis.imshow(strip, aspect="auto")
-axis.set_xticks(range(22), [*VOC_CLASSES, "255"], rotation=60, fontsize=9, ha="right", rotation_mode="anchor")
+axis.set_xticks(range(22), names, rotation=60, fontsize=9, ha="right", rotation_mode="anchor")
+axis.spines[:].set_visible(False)
 axis.set(yticks=[], title="VOC's 21 classes and the label that does not count")
 plt.show()
 
 # %% [markdown]
 # **Predict.** A tool that resizes pictures smoothly resizes a label image, too: between a pixel of class
 # 2 and one of class 12 it puts the mean. Which class is that?
-#
-# It is class 7: where a bicycle meets a dog, there is now a car. Labels may only be resized by their
-# nearest neighbour.
 
 # %%
-assert VOC_CLASSES[2] == "bicycle" and VOC_CLASSES[12] == "dog" and VOC_CLASSES[(2 + 12) // 2] == "car"
+two = Image.fromarray(np.array([[2, 12]], np.uint8))
+for how in (Image.Resampling.BILINEAR, Image.Resampling.NEAREST):
+    row = np.asarray(two.resize((3, 1), how))[0]
+    print(f"{how.name:10}{row}", *(VOC_CLASSES[k] for k in row))
+    assert (7 in row) == (how.name == "BILINEAR") and VOC_CLASSES[7] == "car"
 
 # %% [markdown]
+# It is class 7: where a bicycle meets a dog, there is now a car. The mean of two class numbers means
+# nothing, so labels may only be resized by the nearest neighbour.
+#
 # ## My own data set
 #
-# The package reads any folder in VOC's layout. Here is one, made from ten of the drawn pictures and read
-# back:
+# The package reads any folder in VOC's layout. Here is one, made from three of the drawn pictures and
+# read back:
 
 # %%
-class Ten:
-    """The first ten pictures of a set."""
-
-    classes, num_classes = training.classes, training.num_classes
-    ids = tuple(f"picture_{k}" for k in range(10))
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, k):
-        return training[range(10)[k]]  # raises IndexError at the end
-
-    def __iter__(self):
-        return (self[k] for k in range(10))
-
-
 with tempfile.TemporaryDirectory() as folder:
-    write_voc(Ten(), folder, "train")
-    files = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
-    again = VOCSegmentation(folder, "train")
-    print(*files[:3], "...", *[file for file in files if "_" not in file], sep="\n")
-    assert again.classes == training.classes and all(np.array_equal(again[3][k], training[3][k]) for k in (0, 1))
+    write_voc(Shapes("train", length=2), folder, "train")
+    write_voc(Shapes("val", length=1), folder, "val")
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    print(*sorted(path.relative_to(folder).as_posix() for path in files), sep="\n")
+    read = VOCSegmentation(folder, "train")
+    assert read.classes == training.classes
+    assert all(np.array_equal(*pair) for pair in zip(read[1], training[1], strict=True))
 
 # %% [markdown]
-# Photographs in `JPEGImages`, labels in `SegmentationClass`, a list of names for each split, and the
-# names of the classes. With such a folder, `python -m tinyfcn.train --data FOLDER` trains on it;
-# [Training](09_training.ipynb) says what to expect from 200 images.
+# Photographs in `JPEGImages` (PNGs, too, in spite of its name), labels of the same names in
+# `SegmentationClass`, a list of names for each split, and the names of the classes. With such a folder,
+# `python -m tinyfcn.train --data FOLDER --out runs/mine` trains on it;
+# [Training](09_training.ipynb#My-own-data-set) says what to expect of a few hundred pictures.
 #
 # ## Why not a classifier at every pixel?
 #
 # One could cut out a patch around each pixel, classify the patch, and so label the pixel. That was done
-# before FCN. **Predict.** How many patches are that for one photograph of VOC, and how much of its work
-# does one patch share with its neighbour?
+# before FCN (by Ciresan et al. 2012, for instance). A photograph of VOC has about 500x375 pixels, and a
+# classifier like VGG16 takes 224x224.
+#
+# **Predict.** How many patches are that for one photograph, and what share of its pixels has a patch in
+# common with its neighbour?
 
 # %%
 pixels = 500 * 375
@@ -312,9 +362,9 @@ overlap = 1 - 1 / 224  # two patches of 224 pixels, one pixel apart
 print(f"{pixels:,} patches; neighbours share {overlap:.1%} of their pixels")
 
 # %% [markdown]
-# Nearly all of the work is done again and again. A network that is nothing but convolutions computes it
-# once, for all places, since a convolution does the same everywhere. That is the idea of the paper in
-# one sentence, and the rest is how:
+# Nearly the same is computed again and again. A network that is nothing but convolutions computes it
+# once, for all places, since a convolution does the same everywhere. That is the idea of the paper in one
+# sentence, and the rest is how:
 #
 # | notebook | question |
 # |---|---|
@@ -334,26 +384,28 @@ print(f"{pixels:,} patches; neighbours share {overlap:.1%} of their pixels")
 # %% [markdown]
 # ### Exercise 1: count
 #
-# Write the confusion matrix without a loop over pixels. Hint: `np.bincount` counts numbers, and $i C +
-# j$ is one number for a pair.
+# Write the confusion matrix without a loop over pixels. Hint: `np.bincount` counts how often each number
+# occurs, and $i C + j$ is one number for a pair of classes.
 
 # %% tags=["exercise"]
 def confusion(truth, guess, num_classes):
-    """counts (num_classes, num_classes) of two label arrays of one shape; 255 in the truth does not count."""
+    """Counts (num_classes, num_classes) of two uint8 arrays of one shape; 255 in truth does not count."""
     raise NotImplementedError
 
 # %% tags=["check"]
 with attempt():
     check_rng = np.random.default_rng(1)
-    a, b = check_rng.integers(0, 5, (2, 30, 40)).astype(np.uint8)
+    a, b = check_rng.integers(0, 21, (2, 60, 80)).astype(np.uint8)
     a[check_rng.random(a.shape) < 0.2] = 255
-    b[b == 4] = 0  # a class that is never predicted
-    expected = ConfusionMatrix(5)
-    expected.update(a, b)
-    found = confusion(a, b, 5)
-    assert found.shape == (5, 5), f"shape {found.shape}, expected (5, 5)"
+    b[b == 20] = 0  # a class that is never predicted
+    matrix = ConfusionMatrix(21)
+    matrix.update(a, b)
+    found, expected = confusion(a, b, 21), matrix.counts
+    assert found.shape == (21, 21), f"shape {found.shape}, expected (21, 21)"
+    assert not np.array_equal(found, expected.T), "rows are the truth, columns the prediction"
     assert found.sum() == (a != 255).sum(), "every pixel that counts is counted once, and no other"
-    assert np.array_equal(found, expected.counts), "rows are the truth, columns the prediction"
+    wrong = np.argwhere(found != expected)
+    assert not len(wrong), f"wrong at row, column {wrong[0]}: do all your numbers fit into {a.dtype}?"
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -373,8 +425,8 @@ with attempt():
 # %% [markdown]
 # ### Exercise 2: mean IU
 #
-# From a confusion matrix, in which some classes may have no pixel in the truth. Those are left out, even
-# if they were predicted.
+# Compute mean IU from a confusion matrix in which some classes may have no pixel in the truth. Those are
+# left out of the mean, even if they were predicted.
 
 # %% tags=["exercise"]
 def mean_iu(counts):
@@ -383,9 +435,11 @@ def mean_iu(counts):
 
 # %% tags=["check"]
 with attempt():
-    assert np.isclose(mean_iu(np.array([[8, 2], [1, 9]])), (8 / 11 + 9 / 12) / 2), "two classes: 8/11 and 9/12"
-    absent = np.array([[8, 2, 0], [1, 8, 1], [0, 0, 0]])
-    assert np.isclose(mean_iu(absent), (8 / 11 + 8 / 12) / 2), "class 2 is not in the truth: it is not in the mean"
+    found = mean_iu(np.array([[8, 2], [1, 9]]))
+    assert np.isclose(found, (8 / 11 + 9 / 12) / 2), f"{found:.3f}, expected the mean of 8/11 and 9/12"
+    found = mean_iu(np.array([[8, 2, 0], [1, 8, 1], [0, 0, 0]]))
+    expected = "class 2 is not in the truth: expected the mean of 8/11 and 8/12"
+    assert np.isclose(found, (8 / 11 + 8 / 12) / 2), f"{found:.3f}, but {expected}"
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -413,9 +467,11 @@ def decode(picture):
 
 # %% tags=["check"]
 with attempt():
-    classes = np.random.default_rng(2).permutation([*range(21), 255, 0, 5]).astype(np.uint8).reshape(4, 6)
+    classes = np.random.default_rng(2).permutation([*range(21), 255, 0, 5])
+    classes = classes.astype(np.uint8).reshape(4, 6)
     found = decode(palette()[classes])
     assert found.shape == (4, 6), f"shape {found.shape}, expected (4, 6)"
+    assert found.dtype == np.uint8, f"dtype {found.dtype}, expected uint8"
     wrong = [int(k) for k in classes[found != classes]]
     assert not wrong, f"wrong at pixels of class {wrong[0]}, whose colour is {palette()[wrong[0]]}"
 
@@ -428,7 +484,8 @@ with attempt():
 #     return same.argmax(axis=-1).astype(np.uint8)
 # ```
 #
-# All three channels must agree: many classes share one or two of them.
+# All three channels must agree: many classes share one or two of them. Who looks for the nearest colour
+# instead must leave uint8 first: there, the square of 64 is 0.
 #
 # </details>
 
