@@ -804,7 +804,7 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# Three times fewer multiplications; in time a little less is won, since all 26 MB of weights must be read either way.
+# Three times fewer multiplications. In time less is won, above all forward, since all 26 MB of weights must be read either way.
 #
 # ## What 100 zeros make constant
 #
