@@ -270,7 +270,8 @@ print(f"FCN-32s {MATRICES['fcn32s'].mean_iou:.3f}; the FCN-16s that starts from 
 assert abs(untrained - MATRICES["fcn32s"].mean_iou) < 0.03
 
 # %% [markdown]
-# `score_pool4` is zero and adds nothing, so the 16s begins where the 32s ended: a stage can only be better than the one before.
+# `score_pool4` is zero and adds nothing, so the 16s begins where the 32s ended. (Not to the last digit: it upsamples by 2 and
+# then by 16 instead of once by 32.)
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
@@ -368,7 +369,7 @@ for colour, (model, steps) in zip((BLUE, ORANGE, GREEN), STEPS.items(), strict=T
 axis.plot(*np.transpose(watched_straight), color=RED, marker="s", ms=4, ls="--", label="FCN-8s, straight from the trunk")
 axis.axhline(BASELINE["mean_iou"], color=BLACK, lw=1, ls=":", label="background everywhere")
 axis.set(xlabel="step", ylabel="mean IU, held out", ylim=(0, 1), title="The skips matter; at this scale, the stages do not")
-axis.legend(frameon=False, fontsize=9);
+figure.legend(loc="outside lower center", ncols=3, frameon=False);
 
 # %% [markdown]
 # After equally many steps the 32s is far below: skips are worth what they seem. And the 8s that had all streams from the start
@@ -447,15 +448,17 @@ with warnings.catch_warnings(action="ignore"):  # of numbers that are too large
             Config(model="fcn8s", width=WIDTH, size=(96, 96), steps=60, lr=lr, schedule="constant"), FOLDER / "fcn8s.safetensors"
         )
         axis.semilogy(losses, color=colour, label=f"lr {lr:g}")
+shares = labels_alone.counts.sum(axis=1) / labels_alone.counts.sum()
 axis.axhline(np.log(7), color=BLACK, lw=1, ls=":", label="log 7: knows nothing")
+axis.axhline(-(shares * np.log(shares)).sum(), color=BLACK, lw=1, ls="--", label="knows the classes' shares alone")
 axis.set(xlabel="step", ylabel="loss", ylim=(0.1, 1e6), title="A trained FCN-8s goes on at four rates (Adam; cut off above)")
-axis.legend(frameon=False, ncols=2);
+figure.legend(loc="outside lower center", ncols=3, frameon=False);
 
 # %% [markdown]
 # Ten times too low looks dull, and is merely slow. Ten times too high forgets in a few steps what the net knew: the loss jumps
-# up and settles near 1, which is what knowing the classes' shares and nothing else is worth. ReLUs that are pushed below zero
-# everywhere get no gradient to come back. A hundred times too high, it leaves the picture first. Plain SGD does not come back
-# at all:
+# up and settles near the dashed line, $-\sum_c p_c \log p_c$ for classes of share $p_c$. Shares are all that it knows. ReLUs
+# that are pushed below zero everywhere get no gradient to come back. A hundred times too high, it leaves the picture first.
+# Plain SGD does not come back at all:
 
 # %%
 with warnings.catch_warnings(action="ignore"):
