@@ -216,4 +216,5 @@ def test_exercise_takes_the_solution_and_nothing_else(text, index, lesson):
 
     assert not passes(stub.source), "the check passes before anything is written"
     assert passes(solution_of(solution)), "the solution does not pass"
-    assert not passes(wrong[name_of(stub)]), "a wrong answer passes"
+    for number, answer in enumerate(wrong[name_of(stub)], start=1):
+        assert not passes(answer), f"wrong answer {number} passes"

@@ -1,25 +1,39 @@
-"""One plausible wrong answer to each exercise of notebooks/09_training.py."""
+"""Plausible wrong answers to each exercise of notebook 9: its check must not accept them."""
 
 WRONG = {
     # The mean over all classes, also over those that no label has.
-    "constant_scores": """
+    "constant_scores": [
+        """
 def constant_scores(pixels):
     share = pixels.max() / pixels.sum()
     return share, share / len(pixels)
-""",
-    # The velocity as a running mean of gradients.
-    "sgd_step": """
+"""
+    ],
+    # The velocity as a running mean of gradients; the right numbers, but v and g changed in place.
+    "sgd_step": [
+        """
 def sgd_step(w, v, g, lr, momentum, weight_decay):
     v = momentum * v - (1 - momentum) * lr * (g + weight_decay * w)
     return w + v, v
 """,
+        """
+def sgd_step(w, v, g, lr, momentum, weight_decay):
+    g += weight_decay * w
+    v *= momentum
+    v -= lr * g
+    return w + v, v
+""",
+    ],
     # All pixels, also those that do not count.
-    "rate_for_sum": """
+    "rate_for_sum": [
+        """
 def rate_for_sum(lr, labels):
     return lr / labels.size
-""",
-    # A random score layer, as any other layer would begin.
-    "next_stage": """
+"""
+    ],
+    # A random score layer, as any other layer would begin; arrays that both networks share, but for the first.
+    "next_stage": [
+        """
 def next_stage(params, shapes):
     rng = np.random.default_rng(0)
     return {
@@ -27,4 +41,10 @@ def next_stage(params, shapes):
         for name, shape in shapes.items()
     }
 """,
+        """
+def next_stage(params, shapes):
+    new = {name: params.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+    return new | {"conv1_1.weight": params["conv1_1.weight"].copy()}
+""",
+    ],
 }
