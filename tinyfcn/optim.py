@@ -2,9 +2,9 @@ r"""Optimisers and learning-rate schedules.
 
 Both optimisers treat biases as the authors' published networks do: twice the learning rate, and no weight decay.
 
-Which loss does a rate belong to? The paper trains on the loss *summed* over a batch of one image, whose gradient is as many
-times larger as pixels count: its 1e-10 on the sum over 500 x 375 pixels is 1.9e-5 on their mean. Exactly: with P
-counted pixels, steps on the sum with (lr, weight_decay) are steps on the mean with (lr P, weight_decay / P).
+Which loss does a rate belong to? The authors' published settings take the loss *summed* over a batch of one image, whose
+gradient is as many times larger as pixels count: their 1e-10 on the sum over 500 x 375 pixels is 1.9e-5 on the mean.
+Exactly: with P counted pixels, steps on the sum with (lr, weight_decay) are steps on the mean with (lr P, weight_decay / P).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class SGD:
 
         v <- momentum v - lr (g + weight_decay w),    w <- w + v
 
-    The paper's: momentum 0.99 and lr 1e-10 on the summed loss ("heavy" learning), or 0.9 with batches.
+    The authors' published settings: momentum 0.99 and lr 1e-10 on the summed loss of one image ("heavy" learning).
+    The paper's: momentum 0.9 with batches of 20 (Long et al. 2015, section 4.3).
     """
 
     def __init__(self, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
