@@ -645,6 +645,8 @@ for name, value in state.items():
 TEMPORARY.cleanup()
 
 # %% [markdown]
+# ## Exercises
+#
 # ### Exercise 1: read a header
 #
 # Read the header of a `.safetensors` file and return a dict: name -> (dtype, shape, place), where place

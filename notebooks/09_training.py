@@ -18,7 +18,8 @@
 # - check a new network in a minute: its first loss, and one batch learned by heart,
 # - train FCN-32s, 16s and 8s stage by stage, and say what each skip gains,
 # - read four scores beside the score of an answer without any network,
-# - recognise a rate that is too high, a crop that is off, contours that count and a set that is too small by their pictures,
+# - recognise a rate that is too high, a crop that is off, contours that count and a set that is too small, by
+#   their curves, pictures or scores,
 # - start a run on photographs of your own, and know beforehand how long it takes.
 #
 # Takes about 60 minutes. Builds on [The network](07_fcn.ipynb) and [VGG16's weights](08_weights.ipynb).
@@ -147,8 +148,8 @@ assert np.isclose(first, np.log(7), rtol=1e-5)
 # %% [markdown]
 # All scores are 0, so each class has probability 1/7, and $-\log \frac17 = \log 7$. With random scores the first loss would be
 # larger: the net would have to unlearn opinions that nobody taught it. The paper zero-initialises the scores as
-# well, and finds random ones neither better nor faster (Long et al. 2015, section 4.3). A first loss other than
-# $\log C$ is the first sign of a fault, and costs one step to see.
+# well, and finds random ones neither better nor faster (Long et al. 2015, section 4.3). With new score layers, a
+# first loss other than $\log C$ is the first sign of a fault, and costs one step to see.
 #
 # ## Can it learn one batch by heart?
 #
@@ -193,7 +194,8 @@ for step, prediction in pictures.items():
 # %% [markdown]
 # Corners and thin parts, as the ring, come last: they are not much coarser than the grid of 8 pixels on which the
 # scores lie. What still looks wrong after 160 steps lies on contours, which do not count. With the trunk frozen, only
-# the score layers get a gradient, and the curve stays high: this is what it looks like when a gradient stops half way.
+# the score layers get a gradient, and the curve falls slowly and stays far above: this is what it looks like when a
+# gradient stops half way.
 # (The bump at the start is Adam's: its first steps have full length in all weights at once.)
 #
 # This check finds gradients that stop. A single layer that does not learn can escape it, as others make up for it; a
@@ -202,7 +204,7 @@ for step, prediction in pictures.items():
 #
 # ## What does a net without eyes score?
 #
-# Before any training, know what no training is worth. Most pixels are background.
+# Before any training, know what no training is worth. Of a hundred pixels 77 are background.
 #
 # **Predict.** Whoever answers "background" everywhere gets which pixel accuracy, and which mean IU over seven classes?
 
@@ -251,7 +253,7 @@ figure, axis = plt.subplots()
 axis.plot(*smooth(losses))
 axis.axhline(np.log(7), color=BLACK, lw=1, ls=":", label="log 7: knows nothing")
 axis.axhline(loss_of_shares(others, config), color=BLACK, lw=1, ls="--", label="knows the classes' shares alone")
-axis.legend(frameon=False, loc="center right")
+figure.legend(loc="outside lower center", ncols=2, frameon=False)
 axis.set(xlabel="step", ylabel="loss", title="The trunk learns: a plateau at the shares, then it begins to see");
 
 # %% [markdown]
@@ -307,8 +309,9 @@ right.legend(frameon=False, loc="upper left")
 figure.suptitle("Each stage starts from the last one and ends higher");
 
 # %% [markdown]
-# A stage may dip first, as the 8s does: it begins at the full rate, where the one before had ended at zero. Then the
-# new stream pays. The trunk's finer maps were there all along, learned in the FCN-8s above; now they are asked.
+# A stage may dip first, as the 8s does: it begins at the full rate, where the one before had ended at
+# zero (*The rate's schedule* below says why). Then the new stream pays. The trunk's finer maps were
+# there all along, learned in the FCN-8s above; now they are asked.
 #
 # ## The paper's Table 2, at our scale
 #
@@ -357,7 +360,7 @@ for row, index in zip(axes, EXAMPLES, strict=True):
     pictures = [image, *(predict(net, image) for net in nets.values()), label]
     for axis, picture, title in zip(row, pictures, ("image", "32s", "16s", "8s", "truth"), strict=True):
         show(axis, picture[:96, :96], title if index == EXAMPLES[0] else "")
-figure.suptitle("As in the paper's Figure 4: finer strides, finer outlines (96x96 pixels of held-out pictures)", size=11);
+figure.suptitle("As in the paper's Figure 4, at our scale (96x96 pixels of held-out pictures)", size=11);
 
 # %% [markdown]
 # ## Are the skips better, or is it just more training?
@@ -388,16 +391,18 @@ axis.set(xlabel="step", ylabel="mean IU, held out", ylim=(0, 1), title="The skip
 figure.legend(loc="outside lower center", ncols=3, frameon=False);
 
 # %% [markdown]
-# After equally many steps the 32s is far below: it was not the longer training. (How far below, is also a matter of
-# our trunk, whose finer maps an FCN-8s has taught.) And the 8s that had all streams from the start is in 400 steps
-# about where the stages are after 950. Here, going step by step is a waste: for 400 steps, two streams do not learn.
+# After equally many steps the 32s is far below: it was not the longer training. (How far below, is also
+# a matter of our trunk, whose finer maps an FCN-8s has taught.) And the 8s that had all streams from the
+# start is in 400 steps about where the stages are after 950. Here, with Adam, going step by step is a
+# waste: pool4's stream waits 400 steps, pool3's 650.
 #
 # ## Why does 8s not train from VGG directly?
 #
-# Ours did. With VGG16's weights it is another matter, for its activations grow to hundreds, in some layers more than
-# in others. Look at the step of a score layer, $w \leftarrow w - \eta\, dW$: the gradient $dW$ is a sum of products of
-# upstream gradients and activations $a$, and what the step changes in the scores is $-\eta\, dW\, a$. Activations
-# enter twice: a stream whose activations are 100 times larger learns $100^2$ times faster.
+# Ours did, with Adam. With VGG16's weights it is another matter, for its activations grow to hundreds,
+# in some layers more than in others. Look at the step of a score layer, $w \leftarrow w - \eta\, dW$:
+# the gradient $dW$ is a sum of products of upstream gradients and activations $a$, and what the step
+# changes in the scores is $-\eta\, dW\, a$. Activations enter twice: a stream whose activations are 100
+# times larger learns $100^2$ times faster.
 #
 # We can give our trunk such activations without changing what it computes. ReLU and pooling let a positive factor through. So
 # multiply one layer's weight and bias by 100, divide the next one's weight by 100: conv7 stays the same, and the pool between
@@ -556,9 +561,10 @@ for name, net in ("255 ignored", careful), ("255 is background", forgetful):
     print(f"{name:18} mean IU {evaluate(net, VAL).mean_iou:.3f}, {share:.0%} of the contours' pixels called background")
 
 # %% [markdown]
-# Objects shrink: the net learns to cut them off at the contour's inner side. (About half of a contour lies outside of
-# its object, so about half is right.) The score, which ignores contours as well, falls by little. Where 255 means
-# "unlabelled" and covers half of a photograph, the same slip teaches that half of the world is background.
+# Objects shrink: the net learns to cut them off at the contour's inner side. (About half of a contour
+# lies outside of its object, so about half is right.) The score, which ignores contours as well, falls
+# by little: another seed may change it as much (below). Where 255 means "unlabelled" and covers half of
+# a photograph, the same slip teaches that half of the world is background.
 #
 # ### Sum or mean loss, and why lr 1e-10?
 #
@@ -586,7 +592,8 @@ print(f"{counted:,} of {labels.size:,} pixels count: the same step, by sum and b
 # SGD keeps a velocity, $v \leftarrow m v - \eta g$, $w \leftarrow w + v$. Under a constant gradient the velocities add up to
 # $\eta g (1 + m + m^2 + \dots) = \eta g / (1 - m)$: momentum 0.99 makes steps a hundred times longer, 0.9 ten times.
 #
-# **Predict.** A valley, forty times steeper across than along. Which momentum is down first, which overshoots?
+# **Predict.** A valley, forty times steeper across than along. Which momentum, 0, 0.9 or 0.99, is down
+# first, and which overshoots?
 
 # %%
 steep = np.array([40.0, 1.0])
@@ -642,8 +649,7 @@ assert lowest["poly"] < lowest["constant"]
 # %% [markdown]
 # Both runs saw the same batches, so their losses can be compared. A difference as small as that of the scores, from one
 # run each, proves little, as we shall see below.
-
-# %% [markdown]
+#
 # ### Too few pictures
 #
 # **Predict.** Eight pictures, 200 steps. What happens to the score on these eight, and to the one on others?
@@ -665,13 +671,14 @@ assert learned[-1] > held_out[-1] + 0.25
 figure, axis = plt.subplots()
 axis.plot(steps, learned, marker="o", ms=4, label="the eight pictures that it trains on")
 axis.plot(steps, held_out, marker="o", ms=4, label="held-out pictures")
-axis.plot(*np.transpose(watched_straight[:4]), color=GREEN, ls="--", label="held-out pictures, training on 480")
+axis.plot(*np.transpose(watched_straight[:4]), color=GREEN, ls="--", label="held out, 480 to train on")
 axis.set(xlabel="step", ylabel="mean IU", ylim=(0, 1), title="Learned by heart: the gap is the sign")
 figure.legend(loc="outside lower center", ncols=3, frameon=False);
 
 # %% [markdown]
-# The gap between the two scores is what to look at; the training loss alone shows the better half of the story. Remedies, in
-# this order: more pictures; weights that have seen many (VGG16's); `--freeze-trunk`, so that only the scores are learned;
+# (The green line is the first half of a run of 400 steps.) The gap between the two scores is what to
+# look at; the training loss alone shows the better half of the story. Remedies, in this order: more
+# pictures; weights that have seen many (VGG16's); `--freeze-trunk`, so that only the scores are learned;
 # `--scale 0.7 1.4`; fewer steps.
 #
 # ### Does a second run give the same?
@@ -688,9 +695,9 @@ assert all(np.array_equal(first[name], second[name]) for name in first)
 print(f"equal to the last bit; another seed differs by up to {max(abs(first[name] - other[name]).max() for name in first):.2g}")
 
 # %% [markdown]
-# The same seed, number of threads and libraries give the same bits. Another seed gives another order of pictures, and a score
-# that differs: in the README's comparison on CamVid, by 0.044 in mean IU. A gain smaller than that, from one run each, is no
-# gain.
+# The same seed, number of threads, libraries and kind of processor give the same bits. Another seed
+# gives another order of pictures, and a score that differs: in the README's comparison on CamVid, by
+# 0.044 in mean IU. A gain smaller than that, from one run each, is no gain.
 #
 # ## My own data set
 #
@@ -785,6 +792,8 @@ TEMPORARY.cleanup()
 print(f"this notebook: {time.perf_counter() - started:.0f} s")
 
 # %% [markdown]
+# ## Exercises
+#
 # ### Exercise 1: the baseline
 #
 # Given how many pixels each class has in the labels, what does the most frequent class everywhere score? Return (pixel
@@ -865,7 +874,8 @@ with attempt():
 # %% [markdown]
 # ### Exercise 3: from the mean to the sum
 #
-# A rate works well with the mean loss. Which one takes the same step with the summed loss, on a batch with these labels?
+# A rate works well with the mean loss. Which one takes the same step with the summed loss, on a batch
+# with these labels? (Without weight decay.)
 
 # %% tags=["exercise"]
 def rate_for_sum(lr, labels):
@@ -899,8 +909,9 @@ with attempt():
 # %% [markdown]
 # ### Exercise 4: start a stage
 #
-# Given the parameters of a trained FCN-32s, return those with which an FCN-16s begins: it must compute nothing new yet.
-# `shapes` are the names and shapes of the FCN-16s's parameters.
+# Given the parameters of a trained FCN-32s, return those with which an FCN-16s begins: it must still
+# compute the 32s's scores, but for the way of upsampling. `shapes` are the names and shapes of the
+# FCN-16s's parameters.
 
 # %% tags=["exercise"]
 def next_stage(params, shapes):

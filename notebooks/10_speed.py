@@ -808,9 +808,9 @@ plt.show()
 #
 # ## What 100 zeros make constant
 #
-# The paper's networks pad the image by 100 ([why](05_upsampling.ipynb#Why-pad-by-100?)). Far from the image, a feature map sees nothing but zeros:
-# there all of its rows are the same, and so are its columns. Here is one channel of pool2 of a small FCN, on an image of
-# noise.
+# The paper's networks pad the image by 100 ([why](05_upsampling.ipynb#Why-pad-by-100?)). Far from the image, a
+# feature map sees nothing but zeros: there all of its rows are the same, and so are its columns. Here is one channel
+# of pool2 of a small FCN, on an image of noise.
 
 # %%
 from tinyfcn.models import FCN8s
