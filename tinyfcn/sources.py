@@ -102,6 +102,7 @@ def recognise(path: Path | str) -> Source:
 FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
     "num_classes": lambda value: type(value) is int and value > 0,
     "width": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "hidden": lambda value: type(value) is int and value > 0,
     "preprocessing": lambda value: value is None or (type(value) is str and value in PREPROCESSING),
     "padding": lambda value: value in PADDINGS,
     "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
@@ -121,7 +122,7 @@ def _own(path: Path | str, content: Content) -> Source:
     for field, valid in FIELDS.items():
         if (field in about and not valid(about[field])) or (field in needed and field not in about):
             raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
-    shapes = kind.shapes(about["num_classes"], about["width"])
+    shapes = kind.shapes(about["num_classes"], about["width"], about.get("hidden"))
     expected = {kind.published.get(name, name): shape for name, shape in shapes.items()}
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
     missing = [name for name in expected if name not in tensors and not name.startswith("upscore")]

@@ -44,6 +44,7 @@ class Config:
     subset_seed: int | None = None
     model: str = "fcn8s"
     width: float = 0.125
+    hidden: int | None = None  # channels of fc6 and fc7; None: 4096 x width
     padding: str = "same"
     dropout: float = 0.0
     learn_upsampling: str = "none"
@@ -194,6 +195,7 @@ def build_network(config: Config, num_classes: int) -> FCN:
         num_classes,
         config.width,
         config.padding,
+        hidden=config.hidden,
         dropout=config.dropout,
         learn_upsampling=config.learn_upsampling,
         freeze_trunk=config.freeze_trunk,
@@ -244,6 +246,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     if description.get("preprocessing") is None:
         raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
     options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
+    options["hidden"] = description.get("hidden")
     net = FCN_CLASSES[source.model](**options, xp=open_device(device))
     net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
     return net, description

@@ -34,7 +34,7 @@ class Backbone(NamedTuple):
     blocks: tuple[Block, ...]
     fc6: int  # fc6 sees this many units of the last map, vertically and horizontally: all of them, for an image of `image_size`
     image_size: int
-    hidden: int = 4096  # channels of fc6 and fc7
+    hidden: int = 4096  # channels of fc6 and fc7, where no other number is asked for
 
     @property
     def convs(self) -> list[Conv]:
@@ -45,8 +45,8 @@ class Backbone(NamedTuple):
         groups = max(conv.groups for conv in self.convs)
         return groups * max(1, round(channels * width / groups))
 
-    def shapes(self, width: float) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the parameters, with fc6 and fc7 as convolutions."""
+    def shapes(self, width: float, hidden: int | None = None) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the parameters, with fc6 and fc7 as convolutions to `hidden` channels."""
         shapes: dict[str, tuple[int, ...]] = {}
         channels_in = 3
         for conv in self.convs:
@@ -54,7 +54,7 @@ class Backbone(NamedTuple):
             shapes[f"{conv.name}.weight"] = (channels, channels_in // conv.groups, conv.kernel, conv.kernel)
             shapes[f"{conv.name}.bias"] = (channels,)
             channels_in = channels
-        hidden = self.scaled(self.hidden, width)
+        hidden = hidden or self.scaled(self.hidden, width)
         return shapes | {
             "fc6.weight": (hidden, channels_in, self.fc6, self.fc6),
             "fc6.bias": (hidden,),

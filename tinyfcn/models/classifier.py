@@ -17,7 +17,10 @@ from tinyfcn.weights import CLASSIFIER_WEIGHTS
 
 
 class Classifier(Network):
-    """Images (N, 3, S, S) to scores (N, num_classes), for the backbone's image size S. Use one of the subclasses."""
+    """Images (N, 3, S, S) to scores (N, num_classes), for the backbone's image size S. Use one of the subclasses.
+
+    `width` scales every hidden channel count; `hidden` gives fc6 and fc7 another number of channels than 4096 x width.
+    """
 
     backbone: Backbone
 
@@ -26,6 +29,7 @@ class Classifier(Network):
         num_classes: int = 1000,
         width: float = 1.0,
         *,
+        hidden: int | None = None,
         dropout: float = 0.5,
         seed: int = 0,
         dtype: Any = np.float32,
@@ -33,16 +37,17 @@ class Classifier(Network):
     ) -> None:
         self.num_classes, self.width, self.rate = num_classes, width, dropout
         self.first_padding = self.backbone.convs[0].padding
-        shapes = self.shapes(num_classes, width)
+        shapes = self.shapes(num_classes, width, hidden)
+        self.hidden = shapes["fc7.bias"][0]
         flat = {name: (shape[0], prod(shape[1:])) for name, shape in shapes.items() if name in CLASSIFIER_WEIGHTS}
         super().__init__(shapes | flat, seed=seed, dtype=dtype, xp=xp)
 
     @classmethod
-    def shapes(cls, num_classes: int, width: float) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, num_classes: int, width: float, hidden: int | None = None) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters, those of fully connected layers as of the convolutions that they become."""
-        shapes = cls.backbone.shapes(width)
-        hidden = shapes["fc7.bias"][0]
-        return shapes | {"fc8.weight": (num_classes, hidden, 1, 1), "fc8.bias": (num_classes,)}
+        shapes = cls.backbone.shapes(width, hidden)
+        channels = shapes["fc7.bias"][0]
+        return shapes | {"fc8.weight": (num_classes, channels, 1, 1), "fc8.bias": (num_classes,)}
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Scores (N, num_classes) of images x (N, 3, S, S).
@@ -92,4 +97,4 @@ class Classifier(Network):
         return trunk_backward(self, self.backbone, {len(self.backbone.blocks): dx.reshape(self._last_shape)}, need_dx)
 
     def description(self) -> dict[str, Any]:
-        return super().description() | {"num_classes": self.num_classes, "width": self.width}
+        return super().description() | {"num_classes": self.num_classes, "width": self.width, "hidden": self.hidden}

@@ -54,6 +54,8 @@ class FCN(Network):
 
     num_classes       C, with the background
     width             scales every hidden channel count; 1.0 is the paper's
+    hidden            channels of fc6 and fc7, by default 4096 x width. Where these two layers start from random numbers, since
+                      only VGG16's convolutions were to be had, an eighth of the paper's 4096 learns faster from few images
     padding           "paper" or "same", see `paddings`; the same weights serve both
     dropout           rate after fc6 and fc7, entry by entry, while training
     learn_upsampling  "none" fixes all upsampling to bilinear (the authors' published files); "skip" learns the x2 layers and
@@ -75,6 +77,7 @@ class FCN(Network):
         width: float = 1.0,
         padding: str = "paper",
         *,
+        hidden: int | None = None,
         dropout: float = 0.5,
         learn_upsampling: str = "none",
         freeze_trunk: bool = False,
@@ -87,6 +90,8 @@ class FCN(Network):
             raise ValueError(f"{name}: num_classes must be at least 1, got {num_classes}")
         if not width > 0:
             raise ValueError(f"{name}: width must be more than 0, got {width}")
+        if hidden is not None and hidden < 1:
+            raise ValueError(f"{name}: hidden must be at least 1, got {hidden}")
         if padding not in PADDINGS:
             raise ValueError(f"{name}: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         if learn_upsampling not in LEARN_UPSAMPLING:
@@ -97,7 +102,8 @@ class FCN(Network):
         self.kernels, self.offsets = self.align(padding)
         layers = list(self.upsamplings)
         learned = {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]
-        shapes = self.shapes(num_classes, width)
+        shapes = self.shapes(num_classes, width, hidden)
+        self.hidden = shapes["fc7.bias"][0]
         drawn = {name: shape for name, shape in shapes.items() if not name.startswith("upscore")}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
         if self.fc6_padding:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
@@ -106,9 +112,9 @@ class FCN(Network):
             self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)
 
     @classmethod
-    def shapes(cls, num_classes: int, width: float) -> dict[str, tuple[int, ...]]:
+    def shapes(cls, num_classes: int, width: float, hidden: int | None = None) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights and biases, also of upsampling layers that are fixed."""
-        shapes = cls.backbone.shapes(width)
+        shapes = cls.backbone.shapes(width, hidden)
         scored = {"score_fr": shapes["fc7.weight"][0]}
         scored |= {skip: cls.backbone.pool_channels(pool, width) for skip, pool in cls.skips.items()}
         for score, channels in scored.items():
@@ -188,6 +194,7 @@ class FCN(Network):
         return super().description() | {
             "num_classes": self.num_classes,
             "width": self.width,
+            "hidden": self.hidden,
             "padding": self.padding,
             "learn_upsampling": self.learn_upsampling,
         }
