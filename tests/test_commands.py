@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import published
 import pytest
 from PIL import Image
 
 from tinyfcn import command, evaluate, predict, train, trainer
 from tinyfcn.data import Shapes, palette, read_image, write_label, write_voc
+from tinyfcn.models import VGG16
+from tinyfcn.recipes import RECIPES
 from tinyfcn.weights import read, read_description
 
 SMALL = ["--width", "0.03125", "--size", "32", "--batch-size", "2", "--evaluations", "2"]
@@ -111,7 +114,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, mon
     assert call(train, "--resume", tmp_path / "parts")[0] == 0
 
     whole, parts = (read(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
-    assert whole[1] == parts[1]
+    assert whole[1] | {"seconds": 0} == parts[1] | {"seconds": 0}
     assert whole[0].keys() == parts[0].keys() and any(name.startswith("optimiser.") for name in whole[0])
     for name, tensor in whole[0].items():
         assert np.allclose(tensor, parts[0][name], rtol=1e-5, atol=1e-7), name
@@ -139,7 +142,6 @@ def test_stages_follow_each_other(run_folder, voc, call, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--freeze-trunk"],
         ["--learn-upsampling"],
         ["--learn-upsampling", "all", "--padding", "paper"],
         ["--optimiser", "sgd", "--loss", "sum", "--lr", "1e-7", "--momentum", "0.99", "--weight-decay", "5e-4"],
@@ -155,25 +157,130 @@ def test_options_train(voc, call, tmp_path, options):
     assert status == 0, err
     if "--epochs" in options:  # 1.5 passes over 5 images, two a step
         assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
-    if "--freeze-trunk" in options:
-        trained, _ = read(tmp_path / "run" / "last.safetensors")
-        initial = trainer.build_network(trainer.Config(width=0.03125), 7).params
-        changed = {name for name, p in initial.items() if not np.array_equal(p, trained[name])}
-        assert changed == {name for name in initial if name.startswith("score")}
 
 
 def test_initial_weights_from_a_file(run_folder, voc, call, tmp_path):
     status, out, _ = call(
         train, "--data", voc, *SMALL, "--steps", 2, "--init", run_folder / "best.safetensors", "--out", tmp_path / "b"
     )
-    assert status == 0 and "parameters loaded" in out
-    tensors, _ = read(run_folder / "best.safetensors")
-    np.savez(tmp_path / "bare.npz", **tensors)
-    status, _, err = call(train, "--data", voc, *SMALL, "--init", tmp_path / "bare.npz", "--out", tmp_path / "c")
+    assert status == 0 and "parameters loaded" in out and "random" not in out
+
+
+@pytest.fixture
+def trunk(tmp_path):
+    """The convolutions of a VGG16 of width 1/32, as torchvision names them: a file that cannot tell how images are prepared."""
+    params = {name: p for name, p in published.draw(VGG16, 5, 1 / 32).items() if name.startswith("conv")}
+    np.savez(tmp_path / "trunk.npz", **published.named(params, [f"features.{k}" for k in published.VGG_PLACES]))
+    return tmp_path / "trunk.npz", params
+
+
+def test_a_foreign_file_of_convolutions_starts_a_run(trunk, voc, call, tmp_path):
+    """Its width is the file's, fc6 and fc7 are random, and how images are prepared has to be said."""
+    file, params = trunk
+    options = ["--data", voc, "--size", "32", "--steps", 2, "--evaluations", 1, "--hidden", 16, "--init", file]
+    status, _, err = call(train, *options, "--out", tmp_path / "c")
     assert status == 2 and "--preprocessing" in err
-    arguments = ["--init", tmp_path / "bare.npz", "--preprocessing", "caffe", "--steps", 2, "--out", tmp_path / "d"]
-    assert call(train, "--data", voc, *SMALL, *arguments)[0] == 0
-    assert read_description(tmp_path / "d" / "best.safetensors")["preprocessing"] == "caffe"
+    status, out, err = call(train, *options, "--preprocessing", "caffe", "--trunk-rate", 0, "--out", tmp_path / "d")
+    assert status == 0, err
+    random, scores = 16 * 16 * 49 + 16 * 16, 7 * (16 + 16 + 8) + 3 * 7
+    share = random / (sum(p.size for p in params.values()) + random + 2 * 16 + scores)
+    assert "26 parameters loaded" in out and f"fc6 and fc7 start from random numbers, {share:.0%} of all parameters" in out
+    tensors, description = read(tmp_path / "d" / "best.safetensors")
+    assert description["preprocessing"] == "caffe" and description["width"] == 1 / 32 and description["hidden"] == 16
+    assert all(np.array_equal(tensors[name], p) for name, p in params.items())  # --trunk-rate 0
+    random = trainer.build_network(trainer.Config(width=1 / 32, hidden=16), 7).params
+    assert all(not np.array_equal(tensors[f"{layer}.weight"], random[f"{layer}.weight"]) for layer in ("fc6", "fc7", "score_fr"))
+
+
+def moved(after, before, layer):
+    return abs(after[f"{layer}.weight"] - before[f"{layer}.weight"]).max()
+
+
+def test_layers_that_come_trained_learn_at_a_rate_of_their_own_through_stages_and_resumption(trunk, voc, call, tmp_path):
+    """Adam's first steps move every parameter by about its rate: 1e-4 where the file gave it, 1e-3 elsewhere. (Scores start at
+    zero, so that the layers below them move from the second step on.)"""
+    file, params = trunk
+    options = ["--data", voc, "--size", "32", "--evaluations", 1, "--hidden", 16, "--schedule", "constant", "--dropout", 0]
+    options += ["--lr", 1e-3, "--trunk-rate", 0.1, "--preprocessing", "caffe", "--model", "fcn32s", "--init", file]
+    assert call(train, *options, "--steps", 2, "--out", tmp_path / "32s")[0] == 0
+    first, description = read(tmp_path / "32s" / "last.safetensors")
+    assert description["trained"] == sorted({name.partition(".")[0] for name in params})
+    fresh = trainer.build_network(trainer.Config(model="fcn32s", width=1 / 32, hidden=16), 7).params
+    assert 0.5e-4 < moved(first, params, "conv5_3") < 1e-4 and 0.5e-3 < moved(first, fresh, "fc7") < 1e-3
+
+    assert call(train, "--model", "fcn16s", "--from", tmp_path / "32s", "--out", tmp_path / "16s")[0] == 0
+    second, description = read(tmp_path / "16s" / "last.safetensors")
+    assert "fc6" not in description["trained"] and "conv1_1" in description["trained"]
+    assert 0.5e-4 < moved(second, first, "conv5_3") < 3e-4 and 0.5e-3 < moved(second, first, "fc7") < 3e-3
+
+    assert call(train, "--resume", tmp_path / "16s", "--steps", 3)[0] == 0
+    third = read(tmp_path / "16s" / "last.safetensors")[0]
+    assert 0 < moved(third, second, "conv5_3") < 1.5e-4 and moved(third, second, "fc7") > 5e-4
+
+
+def test_freezing_leaves_what_is_trained_and_refuses_what_is_not(trunk, run_folder, voc, call, tmp_path):
+    options = ["--data", voc, *SMALL, "--steps", 2, "--out", tmp_path / "frozen", "--freeze-trunk"]
+    status, _, err = call(train, *options)
+    assert status == 2 and "start with --init or --from" in err
+    status, _, err = call(train, *options, "--hidden", 16, "--init", trunk[0], "--preprocessing", "caffe")
+    assert status == 2 and "fc6 and fc7 would stay the random numbers" in err and "--trunk-rate 0" in err
+    assert not (tmp_path / "frozen").exists()
+    status, _, err = call(train, *options, "--init", run_folder / "best.safetensors")
+    assert status == 0, err
+    before, after = read(run_folder / "best.safetensors")[0], read(tmp_path / "frozen" / "last.safetensors")[0]
+    changed = {name for name, p in before.items() if not np.array_equal(p, after[name])}
+    assert changed == {name for name in before if name.startswith("score")}
+    status, _, err = call(train, "--data", voc, *SMALL, "--trunk-rate", 0.1)
+    assert status == 2 and "--trunk-rate is for layers that come trained from a file" in err
+
+
+def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):
+    options = ["--data", voc, *SMALL, "--steps", 2, "--class-weights"]
+    assert call(train, *options, "median-frequency", "--out", tmp_path / "a")[0] == 0
+    weights = json.loads((tmp_path / "a" / "class_weights.json").read_text())
+    dataset = [label for _, label in Shapes("train", 5)]
+    share = {}
+    for k, name in enumerate(Shapes.classes):
+        inside = [label for label in dataset if (label == k).any()]
+        share[name] = sum((label == k).sum() for label in inside) / max(1, sum((label != 255).sum() for label in inside))
+    median = np.median([value for value in share.values() if value])
+    assert weights == pytest.approx({name: median / value if value else 1 for name, value in share.items()}, rel=1e-3)
+
+    (tmp_path / "mine.json").write_text(json.dumps(weights))
+    assert call(train, *options, tmp_path / "mine.json", "--out", tmp_path / "b")[0] == 0
+    assert call(train, *options, "none", "--out", tmp_path / "c")[0] == 0
+    a, b, c = (read(tmp_path / run / "last.safetensors")[0]["score_fr.weight"] for run in "abc")
+    assert np.array_equal(a, b) and not np.allclose(a, c, rtol=1e-3)
+    (tmp_path / "mine.json").unlink()  # the run has its own copy
+    assert call(train, "--resume", tmp_path / "b", "--steps", 4)[0] == 0
+
+
+@pytest.mark.parametrize("model, rate", [("fcn32s", 1e-10), ("fcn16s", 1e-12), ("fcn8s", 1e-14)])
+def test_a_recipe_fills_in_what_is_not_given(model, rate):
+    config = train._config({}, {"recipe": "paper", "model": model, "width": 0.03125})
+    assert (config.lr, config.momentum, config.loss, config.batch_size, config.size) == (rate, 0.99, "sum", 1, None)
+    assert config.width == 0.03125 and config.padding == "paper"
+    assert train._config({}, {"recipe": "paper", "model": model, "lr": 1e-9}).lr == 1e-9
+
+
+def test_a_wide_file_is_fine_tuned_and_a_rate_that_destroys_it_is_warned_of(tmp_path):
+    tensors = {name: p for name, p in published.draw(VGG16, 5, 0.5).items() if name.startswith("conv")}
+    names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    np.savez(tmp_path / "wide.npz", **published.named(tensors, names))
+    config = train._config({}, {"init": str(tmp_path / "wide.npz")})
+    assert config.recipe == "finetune" and config.width == 0.5 and config.lr == RECIPES["finetune"]["lr"]
+    assert train.risk(config) is None
+    config = train._config({}, {"init": str(tmp_path / "wide.npz"), "recipe": "scratch"})
+    assert config.lr == 2e-3 and "known to destroy" in train.risk(config)
+    assert train.risk(train._config({}, {})) is None
+
+
+def test_the_next_stage_takes_its_recipe_s_rate(call, voc, tmp_path):
+    options = ["--data", voc, "--recipe", "paper", "--width", 0.03125, "--steps", 1, "--evaluations", 1]
+    assert call(train, *options, "--model", "fcn32s", "--out", tmp_path / "32s")[0] == 0
+    assert call(train, "--model", "fcn16s", "--from", tmp_path / "32s", "--out", tmp_path / "16s")[0] == 0
+    config = json.loads((tmp_path / "16s" / "config.json").read_text())
+    assert config["lr"] == 1e-12 and config["recipe"] == "paper" and config["width"] == 0.03125
 
 
 def test_evaluate_gives_the_scores_that_training_gave(run_folder, call):
@@ -330,7 +437,7 @@ def test_checkpoints_of_another_shape_are_refused(run_folder, voc, call, tmp_pat
     status, _, err = call(
         train, "--data", voc, "--width", 0.125, "--init", run_folder / "best.safetensors", "--out", tmp_path / "b"
     )
-    assert status == 2 and "conv1_1.weight has shape (2, 3, 3, 3), the network's is (8, 3, 3, 3)" in err
+    assert status == 2 and "its width is 0.03125, the network's is 0.125: add --width 0.03125" in err
 
 
 def test_training_that_diverges_says_so(voc, call, tmp_path):

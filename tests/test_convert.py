@@ -151,7 +151,7 @@ def test_a_finished_fcn_predicts_at_once(tmp_path, kind, container):
         save_file(params, tmp_path / "a")
     else:
         channels = {skip: kind.backbone.pool_channels(pool, WIDTH) for skip, pool in kind.skips.items()}
-        scales = {skip: np.full(channels[skip], scale, np.float32) for skip, scale in kind.scales.items()}
+        scales = {skip: np.full(channels[skip], scale, np.float32) for skip, scale in kind.published_scales.items()}
         more = b"".join(
             published.layer(s.replace("score", "scale"), "Scale", published.blob(scale)) for s, scale in scales.items()
         )

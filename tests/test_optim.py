@@ -98,6 +98,20 @@ def test_a_factor_is_a_multiple_of_the_learning_rate(kind):
 
 
 @pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_parameter_may_learn_at_a_rate_of_its_own(kind):
+    """With a tenth of the rate for one parameter, it moves as under an optimiser of a tenth of the rate, the other as before."""
+    params, usual, slow = parameters(), parameters(), parameters()
+    mixed = kind(0.5, weight_decay=0.1, rates={"a.weight": 0.1})
+    full, tenth = kind(0.5, weight_decay=0.1), kind(0.05, weight_decay=0.1)
+    for grads in gradients(3):
+        for optimiser, p in ((mixed, params), (full, usual), (tenth, slow)):
+            optimiser.step(p, grads, factor=0.5)
+    assert np.allclose(params["a.weight"], slow["a.weight"], rtol=1e-14, atol=0)
+    assert np.array_equal(params["a.bias"], usual["a.bias"])
+    assert not np.allclose(params["a.weight"], usual["a.weight"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_parameter_that_is_not_updated_after_begin_stays(kind):
     params, before = parameters(), parameters()
     kind(0.1).begin(params)("a.bias", np.ones(2))

@@ -1,6 +1,7 @@
 r"""Optimisers and learning-rate schedules.
 
-Both optimisers treat biases as the authors' published networks do: twice the learning rate, and no weight decay.
+Both optimisers treat biases as the authors' published networks do: twice the learning rate, and no weight decay. `rates` lets
+single parameters, by name, learn at a multiple of the learning rate, such as a tenth of it where they are trained already.
 
 Which loss does a rate belong to? The authors' published settings take the loss *summed* over a batch of one image, whose
 gradient is as many times larger as pixels count: their 1e-10 on the sum over 500 x 375 pixels is 1.9e-5 on the mean.
@@ -9,7 +10,7 @@ Exactly: with P counted pixels, steps on the sum with (lr, weight_decay) are ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tinyfcn.backend import Array, array_module, in_order_of, pixels
 from tinyfcn.parallel import in_pieces
@@ -28,8 +29,13 @@ class SGD:
     The paper's: momentum 0.9 with batches of 20 (Long et al. 2015, section 4.3).
     """
 
-    def __init__(self, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
+    moments = 1  # arrays of each parameter's size that are kept from step to step
+
+    def __init__(
+        self, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, rates: Mapping[str, float] | None = None
+    ) -> None:
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.rates = dict(rates or {})
         self.state: dict[str, Array] = {}  # name -> v
 
     def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
@@ -41,7 +47,7 @@ class SGD:
         moments = {name: _moment(self.state, name, p) for name, p in params.items()}
 
         def update(name: str, gradient: Array) -> None:
-            lr, decay = _rates(name, self.lr * factor, self.weight_decay)
+            lr, decay = _lr_and_decay(name, self.lr * factor * self.rates.get(name, 1.0), self.weight_decay)
 
             def chunk(w: Array, g: Array, v: Array) -> None:
                 v *= self.momentum
@@ -64,8 +70,18 @@ class Adam:
     The choice for training from scratch, where layers' gradients differ by orders of magnitude.
     """
 
-    def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
+    moments = 2  # arrays of each parameter's size that are kept from step to step
+
+    def __init__(
+        self,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.rates = dict(rates or {})
         self.steps = 0
         self.state: dict[str, Array] = {}  # name.m, name.v
 
@@ -82,7 +98,7 @@ class Adam:
 
         def update(name: str, gradient: Array) -> None:
             xp = array_module(gradient)
-            lr, decay = _rates(name, self.lr * factor, self.weight_decay)
+            lr, decay = _lr_and_decay(name, self.lr * factor * self.rates.get(name, 1.0), self.weight_decay)
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 m += (1 - b1) * (g - m)
@@ -124,7 +140,7 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
     in_pieces(change, param, gradient, *moments)
 
 
-def _rates(name: str, lr: float, weight_decay: float) -> tuple[float, float]:
+def _lr_and_decay(name: str, lr: float, weight_decay: float) -> tuple[float, float]:
     return (lr * BIAS_RATE, 0.0) if name.endswith(".bias") else (lr, weight_decay)
 
 

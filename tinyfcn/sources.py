@@ -99,13 +99,18 @@ def recognise(path: Path | str) -> Source:
     )
 
 
+def _positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
 FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
     "num_classes": lambda value: type(value) is int and value > 0,
-    "width": lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "width": lambda value: _positive(value),
     "hidden": lambda value: type(value) is int and value > 0,
     "preprocessing": lambda value: value is None or (type(value) is str and value in PREPROCESSING),
     "padding": lambda value: value in PADDINGS,
     "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
+    "scales": lambda value: type(value) is dict and all(type(k) is str and _positive(v) for k, v in value.items()),
     "classes": lambda value: type(value) is list and all(type(name) is str for name in value),
     "max_side": lambda value: value is None or (type(value) is int and value > 0),
 }
@@ -185,8 +190,8 @@ def _fcn(path: Path | str, content: Content, kind: type[FCN]) -> Source | None:
     if scales:
         kind = FCN8sAtOnce
         for skip, name in scales.items():
-            if not np.allclose(content.tensors[name].read(), kind.scales[skip], rtol=1e-6):
-                raise InputError(f"{path}: {name} is not {kind.scales[skip]}, as it is in FCN-8s trained at once")
+            if not np.allclose(content.tensors[name].read(), kind.published_scales[skip], rtol=1e-6):
+                raise InputError(f"{path}: {name} is not {kind.published_scales[skip]}, as it is in FCN-8s trained at once")
     tensors, width, classes = _fit(path, content, names, kind)
     learned = [layer for layer in ups if not is_bilinear(tensors[f"{layer}.weight"].read())]
     learn = "none" if not learned else "all" if list(ups)[-1] in learned else "skip"

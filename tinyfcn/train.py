@@ -12,23 +12,29 @@ from typing import Any
 
 from tinyfcn import command
 from tinyfcn.data import PREPROCESSING
+from tinyfcn.data.balance import CLASS_WEIGHTS
 from tinyfcn.errors import InputError
+from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
 from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
+from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.report import device_line, report
-from tinyfcn.trainer import Config, Run, initialise, open_dataset, paths, read_config
+from tinyfcn.sources import recognise
+from tinyfcn.trainer import Config, Run, open_dataset, paths, read_config
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on one core.
 
-  python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --size 320 --batch-size 4 --epochs 30
+  python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --init vgg16.h5 --hidden 512 --epochs 20
   python -m tinyfcn.train --model fcn32s --out runs/32s
   python -m tinyfcn.train --model fcn16s --from runs/32s       stage by stage, all else as in that run
   python -m tinyfcn.train --resume runs/32s                    go on with a run that was interrupted
 """
 
 
+FULL = 0.5  # width from which on a file's network counts as one that has learned ImageNet
+HIGHEST = 5e-4  # rate of Adam up to which VGG16's layers have been seen to survive
 OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "max_side")  # what --from with other --data leaves behind
 
 
@@ -61,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     model = parse.add_argument_group("network")
     model.add_argument("--model", choices=FCNS, help=f"(default {default.model})")
     model.add_argument("--width", type=number, help=f"channels, as a part of the paper's (default {default.width})")
+    model.add_argument(
+        "--hidden", type=integer, metavar="N", help="channels of fc6 and fc7 (default: 4096 x width, or as in --init's file)"
+    )
     model.add_argument("--padding", choices=PADDINGS, help="paper: 100 pixels around the image; same: none (default)")
     model.add_argument("--dropout", type=_rate, metavar="RATE", help=f"after fc6 and fc7 (default {default.dropout})")
     model.add_argument(
@@ -71,9 +80,11 @@ def parser() -> argparse.ArgumentParser:
         help="learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear",
     )
     model.add_argument(
-        "--freeze-trunk", action=argparse.BooleanOptionalAction, help="learn the scores only, and upsampling if asked"
+        "--freeze-trunk",
+        action=argparse.BooleanOptionalAction,
+        help="leave conv1_1 to fc7 as they are; learn the scores only, and upsampling if asked",
     )
-    model.add_argument("--init", metavar="WEIGHTS", help="start from the weights of a .safetensors or .npz file")
+    model.add_argument("--init", metavar="WEIGHTS", help="start from a file of weights, of any kind that tinyfcn.convert takes")
     model.add_argument(
         "--from", dest="from_run", metavar="RUN", help="start from another run's best weights; other options as there"
     )
@@ -84,12 +95,26 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=integer, help=f"(default {default.steps})")
     length.add_argument("--epochs", type=number, help="steps, counted in passes over the training images")
     how.add_argument("--optimiser", choices=("adam", "sgd"), help=f"(default {default.optimiser})")
+    how.add_argument(
+        "--recipe", choices=RECIPES, help="defaults that belong together (finetune with --init of a wide network, else scratch)"
+    )
     how.add_argument("--lr", type=number, help=f"learning rate; biases learn at twice this (default {default.lr})")
+    how.add_argument(
+        "--trunk-rate",
+        type=command.positive(float, zero=True),
+        metavar="R",
+        help="times the learning rate, for layers that --init brings trained; 0 leaves them as they are (default 1)",
+    )
     how.add_argument("--momentum", type=_rate, help=f"of sgd; Adam's first beta (default {default.momentum})")
     how.add_argument(
         "--weight-decay", type=command.positive(float, zero=True), help=f"biases have none (default {default.weight_decay})"
     )
     how.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default {default.schedule})")
+    how.add_argument(
+        "--class-weights",
+        metavar="HOW",
+        help=f"none (default), {', '.join(CLASS_WEIGHTS)}, or a JSON file of weights by class: rare classes count for more",
+    )
     how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
     how.add_argument("--evaluations", type=integer, help=f"in the course of training (default {default.evaluations})")
     how.add_argument("--seed", type=command.positive(int, zero=True), help=f"(default {default.seed})")
@@ -107,10 +132,13 @@ def main() -> None:
     run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given)
     config = run.config
     print(device_line(run.net.xp, config.device))
+    if (warning := risk(config)) is not None:
+        print(f"warning: {warning}")
     print(
         f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "
         f"{run.net.num_classes} classes; {len(run.train_set)} images to train on, {len(run.val_set)} to evaluate on"
     )
+    print(f"{run.folder} takes {run.megabytes:,.0f} MB in the end")
     try:
         run.train()
     except KeyboardInterrupt:
@@ -119,13 +147,13 @@ def main() -> None:
     metrics = json.loads(run.paths.metrics.read_text(encoding="utf-8"))
     print(f"\nbest checkpoint: step {metrics['step']}, on {len(run.val_set)} held-out images\n")
     print(report(metrics))
-    print(f"\n{run.folder}: {', '.join(path.name for path in run.paths)}")
+    print(f"\n{run.folder}: {', '.join(path.name for path in run.paths if path.exists())}")
 
 
 def _new(given: dict[str, Any]) -> Run:
     base: dict[str, Any] = {}
     if "from_run" in given:
-        base = read_config(Path(given["from_run"])) | {"init": None, "preprocessing": None}
+        base = _of_stage(read_config(Path(given["from_run"])), given) | {"init": None, "preprocessing": None}
         if given.get("data", base["data"]) != base["data"]:
             base = {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
     out = given.pop("out", None)
@@ -136,10 +164,11 @@ def _new(given: dict[str, Any]) -> Run:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
-    initialise(run.net, config)
+    if told := run.start():
+        print(told)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        config.write(run.paths.config)
+        run.write_settings()
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
     return run
@@ -165,10 +194,14 @@ def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
     """The options given, then those of the run that this one builds on, then the defaults."""
     given = dict(given)
     epochs = given.pop("epochs", None)
-    for name in ("data", "split", "val_split", "init", "from_run"):
+    for name in ("data", "split", "val_split", "class_weights", "init", "from_run"):
         if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
             given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
-    values = base | given
+    sizes = sizes_of(recognise(given["init"])) if "init" in given else {}
+    recipe = given.get("recipe", "finetune" if sizes.get("width", 0) >= FULL else "scratch")
+    if "recipe" in given or not base:
+        base = base | options_of(recipe, given.get("model", base.get("model", Config.model))) | {"recipe": recipe}
+    values = base | sizes | given
     values["scale"] = tuple(values.get("scale", Config.scale))
     if values["scale"][0] > values["scale"][1]:
         raise InputError(f"--scale {values['scale'][0]} {values['scale'][1]}: give the smaller factor first")
@@ -177,6 +210,25 @@ def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
         length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed))
         config = Config(**values | {"steps": math.ceil(epochs * length / config.batch_size)})
     return config
+
+
+def _of_stage(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the stage before, with the rate that its recipe gives to the next one."""
+    recipe, model = config["recipe"], config["model"]
+    if config["lr"] == options_of(recipe, model).get("lr"):
+        return config | {"lr": options_of(recipe, given.get("model", model))["lr"]}
+    return config
+
+
+def risk(config: Config) -> str | None:
+    """What is known to destroy trained weights."""
+    rate = config.lr * config.trunk_rate
+    if config.init and config.width >= FULL and config.optimiser == "adam" and rate > HIGHEST:
+        return (
+            f"Adam at a rate of {rate:g} is known to destroy VGG16's weights within some steps; "
+            f"--recipe finetune takes {options_of('finetune', config.model)['lr']:g}"
+        )
+    return None
 
 
 def _free_folder(config: Config) -> Path:

@@ -17,16 +17,18 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
-from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.backend import Array, describe_device, to_device, to_host
 from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
+from tinyfcn.data.balance import class_weights, read_class_weights
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
+from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES, FCNS
 from tinyfcn.optim import SCHEDULES, SGD, Adam
 from tinyfcn.report import Log, describe, open_device, write_metrics
-from tinyfcn.sources import recognise, settle_preprocessing
+from tinyfcn.sources import recognise
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 SHOWN = 4  # images in predictions.png
@@ -59,9 +61,12 @@ class Config:
     optimiser: str = "adam"
     schedule: str = "poly"
     lr: float = 2e-3
+    trunk_rate: float = 1.0  # times lr, for the layers that come trained from `init`; 0: they stay as they are
     momentum: float = 0.9
     weight_decay: float = 0.0
     loss: str = "mean"
+    class_weights: str = "none"  # a name in data.balance.CLASS_WEIGHTS, or a JSON file
+    recipe: str = "scratch"  # which of tinyfcn.recipes gave the options that were not given by hand
     init: str | None = None
     from_run: str | None = None
     preprocessing: str | None = None  # None: what the initial weights say, torchvision's where there are none
@@ -97,10 +102,20 @@ def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: 
 # One step, and the batches that it takes
 
 
-def train_step(net: FCN, optimiser: SGD | Adam, x: Array, labels: Array, reduction: str = "mean", factor: float = 1.0):
+def train_step(
+    net: FCN,
+    optimiser: SGD | Adam,
+    x: Array,
+    labels: Array,
+    reduction: str = "mean",
+    factor: float = 1.0,
+    class_weight: Array | None = None,
+) -> Array:
     """Forward, loss, backward, update; returns the loss, on the network's device."""
     update = optimiser.begin(net.learned(), factor)
-    loss, cache = ops.softmax_cross_entropy_forward(net.forward(x, training=True), labels, reduction=reduction)
+    scores = net.forward(x, training=True)
+    loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=class_weight)
+    del scores
     dscores = ops.softmax_cross_entropy_backward(1.0, cache)
     del cache  # as large as dscores
     net.backward(dscores, update=update)
@@ -169,6 +184,7 @@ class Paths(NamedTuple):
     """The files of a run."""
 
     config: Path
+    class_weights: Path  # where there are some
     log: Path
     curves: Path
     predictions: Path
@@ -180,6 +196,7 @@ class Paths(NamedTuple):
 def paths(run: Path) -> Paths:
     return Paths(
         run / "config.json",
+        run / "class_weights.json",
         run / "log.csv",
         run / "curves.png",
         run / "predictions.png",
@@ -202,25 +219,6 @@ def build_network(config: Config, num_classes: int) -> FCN:
         seed=config.seed,
         xp=open_device(config.device),
     )
-
-
-def initialise(net: FCN, config: Config) -> None:
-    """Take over the weights of a file or of another run, where the configuration names one, as far as they fit."""
-    source = paths(Path(config.from_run)).best if config.from_run else config.init
-    if source is None:
-        net.preprocessing = config.preprocessing or net.preprocessing
-        return
-    description = weights.read_description(source)
-    old = FCN_CLASSES.get(str(description.get("model")))
-    if old is not None and any(old.scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in old.skips):
-        raise InputError(f"{source} holds an {old.__name__}, whose skips have other scales than those of {config.model}")
-    try:
-        report = net.load(source, partial=True)
-    except InputError as error:
-        width = description.get("width", config.width)
-        raise InputError(f"{error} Its width is {width}: add --width {width}" if width != config.width else str(error)) from None
-    net.preprocessing = settle_preprocessing(source, description.get("preprocessing"), config.preprocessing, "--preprocessing")
-    print(f"{source}: {report}")
 
 
 def build_optimiser(config: Config) -> SGD | Adam:
@@ -268,13 +266,63 @@ class Run:
         if config.size is not None:
             self.net.check_size(*config.size)
         self.optimiser = build_optimiser(config)
+        self.trained: set[str] = set()  # layers that came trained from the file that the first stage started from
+        self.class_weights: dict[str, float] | None = None
         self.step = 0
         self.best = -1.0  # mean IU of the best evaluation so far
+        self.seconds = 0.0  # of training and evaluating so far
+
+    def start(self) -> str:
+        """Take over initial weights where the configuration names some; returns an account of them."""
+        config = self.config
+        trained: set[str] = set()
+        told = ""
+        if config.from_run:
+            best = paths(Path(config.from_run)).best
+            trained, told = initialise(self.net, best)
+        elif config.init:
+            trained, told = initialise(self.net, config.init, config.preprocessing)
+        else:
+            self.net.preprocessing = config.preprocessing or self.net.preprocessing
+        refuse_frozen_noise(self.net, trained)
+        if config.from_run:
+            trained = set(weights.read_description(best).get("trained", ()))
+        if config.trunk_rate != 1 and not trained:
+            raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
+        self.set_trained(trained)
+        if config.class_weights != "none":
+            self.class_weights = class_weights(config.class_weights, self.train_set)
+        return told
+
+    def set_trained(self, layers: set[str]) -> None:
+        """Let the layers that came trained learn at the rate that is theirs."""
+        self.trained = layers
+        rate = self.config.trunk_rate
+        if rate == 0:
+            self.net.freeze_convs = True
+            self.net.freeze_trunk |= "fc7" in layers
+        self.optimiser.rates = {name: rate for name in self.net.params if name.partition(".")[0] in layers}
+
+    @property
+    def megabytes(self) -> float:
+        """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
+        learned = sum(p.nbytes for p in self.net.learned().values())
+        return (2 * sum(p.nbytes for p in self.net.params.values()) + self.optimiser.moments * learned) / 1e6
+
+    def write_settings(self) -> None:
+        """Write what decides the run into its folder."""
+        self.config.write(self.paths.config)
+        if self.class_weights is not None:
+            self.paths.class_weights.write_text(json.dumps(self.class_weights, indent=2) + "\n", encoding="utf-8")
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the folder."""
         tensors, description = weights.read(self.paths.last)
         self.net.assign(tensors, description, source=self.paths.last)
+        self.set_trained(set(description.get("trained", ())))
+        if self.config.class_weights != "none":
+            self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)
+        self.seconds = description.get("seconds", 0.0)
         self.step, self.best = description["step"], description["best"]
         self.optimiser.state = {
             name.removeprefix(MOMENT): to_device(moment, self.net.xp)
@@ -287,11 +335,20 @@ class Run:
     def save(self) -> None:
         """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old."""
         moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        weights.write(self.paths.last, self.net.tensors() | moments, self.net.description() | self._extra() | {"best": self.best})
+        extra = self._extra() | {"best": self.best, "seconds": self._elapsed()}
+        weights.write(self.paths.last, self.net.tensors() | moments, self.net.description() | extra)
 
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""
-        return {"classes": list(self.train_set.classes), "max_side": self.config.max_side, "step": self.step}
+        return {
+            "classes": list(self.train_set.classes),
+            "max_side": self.config.max_side,
+            "step": self.step,
+            "trained": sorted(self.trained),
+        }
+
+    def _elapsed(self) -> float:
+        return round(self.seconds + time.perf_counter() - self.started, 1)
 
     def train(self) -> None:
         """Go on to the configured number of steps, then write the pictures and scores."""
@@ -301,7 +358,11 @@ class Run:
         losses: list[Array] = []
         steps = range(self.step, config.steps)
         batches = ahead(lambda step: make_batch(self.train_set, config, step), steps)
+        class_weight = None
+        if self.class_weights is not None:
+            class_weight = to_device(np.array(list(self.class_weights.values()), net.dtype), net.xp)
         started, images = time.perf_counter(), 0
+        self.started = started
         with (
             Log(self.paths.log, self.step) as log,
             tqdm(total=config.steps, initial=self.step, unit="step") as bar,
@@ -315,7 +376,8 @@ class Run:
                     net.rng = net.xp.random.default_rng([config.seed, 3, step])
                 x = normalise(to_device(pixels, net.xp), net.preprocessing)
                 lr_factor = factor(step / config.steps)
-                losses.append(train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor))
+                y = to_device(labels, net.xp)
+                losses.append(train_step(net, self.optimiser, x, y, config.loss, lr_factor, class_weight))
                 self.step = step + 1
                 images += len(pixels)
                 bar.update()
@@ -343,7 +405,8 @@ class Run:
         if matrix.mean_iou > self.best:
             self.best = matrix.mean_iou
             self.net.save(self.paths.best, **self._extra())
-            write_metrics(self.paths.metrics, matrix, self.val_set.classes, step=self.step)
+            about = {"step": self.step, "seconds": self._elapsed(), "machine": describe_device(self.net.xp)}
+            write_metrics(self.paths.metrics, matrix, self.val_set.classes, **about)
         self.save()
         return matrix.scores()
 

@@ -137,19 +137,49 @@ def test_a_frozen_trunk_gets_no_gradient_and_the_scores_the_same_one(kind):
         assert np.allclose(gradient, free.grads[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"learn_upsampling": "all"}, {"freeze_trunk": True}], ids=str)
+@pytest.mark.parametrize("kind", NETS)
+def test_frozen_convolutions_get_no_gradient_and_the_rest_the_same_one(kind):
+    options = {"width": 1 / 32, "padding": "same", "dropout": 0, "dtype": np.float64}
+    free, frozen = spread(kind(3, **options)), kind(3, freeze_convs=True, **options)
+    frozen.params = free.params
+    x, dscores = images(40, 50), images(40, 50, seed=1)
+    for net in (free, frozen):
+        net.forward(x, training=True)
+        dx = net.backward(dscores, need_dx=net is free)
+    assert dx is None and frozen.grads.keys() == frozen.learned().keys()
+    assert frozen.grads.keys() == {name for name in free.params if not name.startswith("conv")}
+    for name, gradient in frozen.grads.items():
+        assert np.allclose(gradient, free.grads[name], rtol=1e-12, atol=0), name
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_hidden_sets_the_channels_of_fc6_and_fc7_alone(kind):
+    usual, other = kind(3, width=1 / 32, padding="same"), kind(3, width=1 / 32, padding="same", hidden=5)
+    assert usual.hidden == 128 and usual.description()["hidden"] == 128 and other.description()["hidden"] == 5
+    assert other.params["fc6.weight"].shape[0] == 5 and other.params["fc7.weight"].shape == (5, 5, 1, 1)
+    assert other.params["score_fr.weight"].shape == (3, 5, 1, 1)
+    differ = {name for name, p in usual.params.items() if p.shape != other.params[name].shape}
+    assert differ == {"fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias", "score_fr.weight"}
+    assert other.forward(images(40, 50, dtype=np.float32)).shape == (1, 3, 40, 50)
+    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+        kind(3, hidden=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"learn_upsampling": "all"}, {"freeze_trunk": True}, {"freeze_convs": True}, {"hidden": 5}], ids=str
+)
 @pytest.mark.parametrize("kind", NETS)
 def test_an_update_function_gets_each_gradient_once_and_nothing_is_kept(kind, options):
     net = spread(kind(3, width=1 / 32, padding="same", dropout=0, dtype=np.float64, **options))
     x, dscores = images(40, 50, batch=2), images(40, 50, batch=2, seed=1)
     net.forward(x, training=True)
-    dx = net.backward(dscores, need_dx=not net.freeze_trunk)
+    dx = net.backward(dscores, need_dx=not net.freeze_convs)
     expected = net.grads
     assert expected.keys() == net.learned().keys()
 
     calls = []
     net.forward(x, training=True)
-    same_dx = net.backward(dscores, need_dx=not net.freeze_trunk, update=lambda *call: calls.append(call))
+    same_dx = net.backward(dscores, need_dx=not net.freeze_convs, update=lambda *call: calls.append(call))
     assert net.grads == {} and np.array_equal(dx, same_dx)
     assert sorted(name for name, _ in calls) == sorted(expected)
     for name, gradient in calls:

@@ -14,6 +14,7 @@ place of the image, which takes a crop; by how much follows from `tinyfcn.models
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import count, zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +61,10 @@ class FCN(Network):
     dropout           rate after fc6 and fc7, entry by entry, while training
     learn_upsampling  "none" fixes all upsampling to bilinear (the authors' published files); "skip" learns the x2 layers and
                       fixes the last (the paper's text); "all" learns the last one too
-    freeze_trunk      leave conv1_1 to fc7 as they are and learn the score layers alone (the paper's 32s-fixed)
+    freeze_convs      leave the backbone's convolutions as they are, and learn what stands on them
+    freeze_trunk      leave fc6 and fc7 as they are too, and learn the score layers alone (the paper's 32s-fixed)
+    scales            a constant for each skip that its pooling layer is multiplied with before it is scored; by default none,
+                      in `FCN8sAtOnce` the published ones
 
     Upsampling layers that are fixed are no parameters. Those that are learned have weights (C, C, k, k) that start
     as the bilinear ones.
@@ -69,7 +73,7 @@ class FCN(Network):
     backbone: Backbone = VGG
     upsamplings: dict[str, int]  # name -> stride of the upsampling layers, in order
     skips: dict[str, int] = {}  # name of a skip's score layer -> number of the pooling layer that it scores
-    scales: dict[str, float] = {}  # ... -> constant that the pooling layer's output is multiplied with
+    published_scales: dict[str, float] = {}  # ... -> constant that its authors multiply the pooling layer's output with
 
     def __init__(
         self,
@@ -80,7 +84,9 @@ class FCN(Network):
         hidden: int | None = None,
         dropout: float = 0.5,
         learn_upsampling: str = "none",
+        freeze_convs: bool = False,
         freeze_trunk: bool = False,
+        scales: Mapping[str, float] | None = None,
         seed: int = 0,
         dtype: Any = np.float32,
         xp: ModuleType = np,
@@ -97,7 +103,9 @@ class FCN(Network):
         if learn_upsampling not in LEARN_UPSAMPLING:
             raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
         self.num_classes, self.width, self.padding, self.rate = num_classes, width, padding, dropout
-        self.learn_upsampling, self.freeze_trunk = learn_upsampling, freeze_trunk
+        self.learn_upsampling = learn_upsampling
+        self.freeze_convs, self.freeze_trunk = freeze_convs or freeze_trunk, freeze_trunk
+        self.scales = dict(self.published_scales if scales is None else scales)
         self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
         self.kernels, self.offsets = self.align(padding)
         layers = list(self.upsamplings)
@@ -153,14 +161,16 @@ class FCN(Network):
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         """Fill `grads` from dscores (N, num_classes, H, W), the gradient at the scores of the last forward pass.
 
-        Returns the gradient at the images if `need_dx`, None where the trunk is frozen. With `update`, such as an optimiser's
-        `begin` returns, `grads` stays empty: update(name, gradient) is called as soon as a gradient is final, and
+        Returns the gradient at the images if `need_dx`, None where the convolutions are frozen. With `update`, such as an
+        optimiser's `begin` returns, `grads` stays empty: update(name, gradient) is called as soon as a gradient is final, and
         the gradient is gone before the next one is computed. Raises RuntimeError without a forward pass in training.
         """
         raise NotImplementedError
 
     def learned(self) -> dict[str, Array]:
-        return {name: p for name, p in self.params.items() if not self.freeze_trunk or name.startswith(("score", "upscore"))}
+        frozen = [conv.name for conv in self.backbone.convs] if self.freeze_convs else []
+        frozen += ["fc6", "fc7"] if self.freeze_trunk else []
+        return {name: p for name, p in self.params.items() if name.partition(".")[0] not in frozen}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """As published: upsampling layers are there with their weights, also those that are fixed and no parameters here."""
@@ -197,6 +207,7 @@ class FCN(Network):
             "hidden": self.hidden,
             "padding": self.padding,
             "learn_upsampling": self.learn_upsampling,
+            "scales": self.scales,
         }
 
     # The trunk, from the image to conv7
@@ -207,9 +218,10 @@ class FCN(Network):
         self.check_size(*x.shape[2:])
         self._image_size = x.shape[2:]
         kept = self._caches
-        if self.freeze_trunk:
-            self._caches = None  # no gradient goes below the scores: nothing to keep
+        if self.freeze_convs:
+            self._caches = None  # no gradient goes down there: nothing to keep
         pools = trunk_forward(self, self.backbone, x, self.first_padding)
+        self._caches = None if self.freeze_trunk else kept
         conv6 = self.conv("fc6", pools[-1], padding=self.fc6_padding, relu=True)
         conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.rate), relu=True)
         conv7 = self.dropout("drop7", conv7, self.rate)
@@ -234,7 +246,9 @@ class FCN(Network):
         if self.freeze_trunk:
             return None
         dconv6 = self.conv_backward("fc7", self.dropout_backward("drop7", dconv7))
-        dpool = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6))
+        dpool = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6), need_dx=not self.freeze_convs)
+        if self.freeze_convs:
+            return None
         return trunk_backward(self, self.backbone, dpools | {len(self.backbone.blocks): dpool}, need_dx)
 
     # The pieces of the seven steps
@@ -244,9 +258,10 @@ class FCN(Network):
         return self.conv(name, features if scale == 1.0 else features * self.dtype.type(scale))
 
     def _score_backward(self, name: str, dscore: Array) -> Array:
-        dfeatures = self.conv_backward(name, dscore, need_dx=not self.freeze_trunk)
+        frozen = self.freeze_convs if name in self.skips else self.freeze_trunk
+        dfeatures = self.conv_backward(name, dscore, need_dx=not frozen)
         scale = self.scales.get(name, 1.0)
-        return dfeatures if scale == 1.0 or self.freeze_trunk else dfeatures * self.dtype.type(scale)
+        return dfeatures if scale == 1.0 or frozen else dfeatures * self.dtype.type(scale)
 
     def _upsample(self, name: str, x: Array) -> Array:
         stride = self.upsamplings[name]
@@ -384,7 +399,7 @@ class FCN8sAtOnce(FCN8s):
     authors' published network; else the shallow streams' large gradients would swamp the deep one's.
     """
 
-    scales = {"score_pool4": 0.01, "score_pool3": 0.0001}
+    published_scales = {"score_pool4": 0.01, "score_pool3": 0.0001}
 
 
 class FCN32sAlexNet(FCN32s):

@@ -1,0 +1,75 @@
+"""Weights that let rare classes count for more in the loss.
+
+Median frequency balancing (Eigen and Fergus, 2015, section 6.3.2): with freq[c] the share of class c among the labelled pixels of
+those images in which it occurs,
+
+    weight[c] = median of freq / freq[c]
+
+A class of middling frequency keeps the weight 1. The full weights let a pole count thirty times as much as the road, which finds
+poles and then sees them everywhere; their square roots are gentler.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tinyfcn.data.voc import IGNORE, Dataset
+from tinyfcn.errors import InputError
+
+CLASS_WEIGHTS = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}  # name -> exponent of the weights
+
+
+def class_frequencies(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
+    """The share of each class among the labelled pixels of those images in which it occurs, (num_classes,); 0 if in none."""
+    pixels, around = np.zeros(num_classes), np.zeros(num_classes)
+    for label in labels:
+        counts = np.bincount(label[label != IGNORE], minlength=num_classes)
+        pixels += counts
+        around[counts > 0] += counts.sum()
+    return np.divide(pixels, around, out=np.zeros(num_classes), where=around > 0)
+
+
+def balancing_weights(frequencies: np.ndarray, exponent: float = 1.0) -> np.ndarray:
+    """(median frequency / frequency) ** exponent of each class, (num_classes,); 1 for classes that never occur.
+
+    Raises ValueError where no class occurs.
+    """
+    occurs = frequencies > 0
+    if not occurs.any():
+        raise ValueError("balancing_weights: no class has a labelled pixel")
+    ratio = np.median(frequencies[occurs]) / np.where(occurs, frequencies, 1)
+    return np.where(occurs, ratio**exponent, 1.0)
+
+
+def class_weights(how: str, dataset: Dataset) -> dict[str, float]:
+    """The weight of each class of a dataset by name: `how` is one of `CLASS_WEIGHTS`, or the path of a file of weights."""
+    if how not in CLASS_WEIGHTS:
+        return read_class_weights(Path(how), dataset.classes)
+    frequencies = class_frequencies((label for _, label in dataset), dataset.num_classes)
+    if not frequencies.any():
+        raise InputError("no image to train on has a labelled pixel: there are no class weights for it")
+    weights = balancing_weights(frequencies, CLASS_WEIGHTS[how])
+    return {name: round(float(weight), 4) for name, weight in zip(dataset.classes, weights, strict=True)}
+
+
+def read_class_weights(path: Path, classes: tuple[str, ...]) -> dict[str, float]:
+    """Read a JSON file {"class": weight, ...} that names each class; raises InputError where it does not, or is no such file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"--class-weights {path}: no such file; give {', '.join(CLASS_WEIGHTS)}, none or a JSON file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a JSON file of class weights: {error}") from None
+    if not isinstance(values, dict) or set(values) != set(classes):
+        raise InputError(f"{path}: must give one weight to each of the classes {', '.join(classes)}")
+    for name, value in values.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise InputError(f"{path}: the weight of {name} is {value!r}; it must be a number, 0 or more")
+    if not any(values.values()):
+        raise InputError(f"{path}: all weights are 0: nothing would be learned")
+    return {name: float(values[name]) for name in classes}

@@ -1,0 +1,74 @@
+"""What a run starts from: a file of weights, or the best checkpoint of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from tinyfcn import weights
+from tinyfcn.errors import InputError
+from tinyfcn.models import FCN, FCN_CLASSES
+from tinyfcn.sources import Source, recognise, settle_preprocessing
+
+SCORED = ("score", "upscore")  # layers that are made anew for other classes begin so
+
+
+def sizes_of(source: Source) -> dict[str, Any]:
+    """The options that a file settles: its width and, where it has them, the channels of fc6 and fc7."""
+    sizes = {"width": source.description["width"]}
+    if "fc7.bias" in source.tensors:
+        sizes["hidden"] = prod(source.tensors["fc7.bias"].shape)
+    return sizes
+
+
+def initialise(net: FCN, path: Path | str, preprocessing: str | None = None) -> tuple[set[str], str]:
+    """Take over the weights of a file as far as they fit; returns the layers that come trained from it, and an account.
+
+    Score layers of other classes stay as they are. `preprocessing` is what a user says where the file cannot tell, or where the
+    user knows better than a foreign file's names. Raises InputError where the file cannot be used.
+    """
+    source = recognise(path)
+    about = source.description
+    for option, value in sizes_of(source).items():
+        own = getattr(net, option)
+        if value != own:
+            raise InputError(f"{path}: its {option} is {value:g}, the network's is {own:g}: add --{option} {value:g}")
+    kind = FCN_CLASSES.get(source.model)
+    if kind is not None:
+        scales = about.get("scales", kind.published_scales)
+        if any(scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in kind.skips if skip in net.skips):
+            raise InputError(f"{path} holds an {kind.__name__}, whose skips have other scales than those of this network")
+    stated = about.get("preprocessing") if source.own or not preprocessing else None
+    net.preprocessing = settle_preprocessing(path, stated, preprocessing, "--preprocessing")
+    tensors = {name: tensor.read() for name, tensor in source.tensors.items()}
+    report = net.assign(tensors, {"preprocessing": net.preprocessing}, source=path, partial=True)
+    trained = {_layer(name) for name in report.loaded if not name.startswith(SCORED)}
+    return trained, f"{path}: {source.title}; {account(net, report)}"
+
+
+def account(net: FCN, report: weights.LoadReport) -> str:
+    """What was loaded, what was not, and what share of the parameters starts from random numbers."""
+    random = {name: net.params[name].size for name in report.kept if not name.startswith(SCORED) and name.endswith(".weight")}
+    if not random:
+        return str(report)
+    share = sum(random.values()) / sum(p.size for p in net.params.values())
+    return f"{report}; {_listed({_layer(name) for name in random})} start from random numbers, {share:.0%} of all parameters"
+
+
+def refuse_frozen_noise(net: FCN, trained: set[str]) -> None:
+    """Raise InputError where layers would be frozen that nothing has trained yet."""
+    needed = [conv.name for conv in net.backbone.convs] + ["fc6", "fc7"]
+    random = [layer for layer in needed if layer not in trained]
+    if net.freeze_trunk and random:
+        remedy = "; --trunk-rate 0 freezes what is trained" if trained else ": start with --init or --from"
+        raise InputError(f"--freeze-trunk: {_listed(random)} would stay the random numbers that they are{remedy}")
+
+
+def _layer(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names)) if len(set(names)) < 4 else ", ".join(sorted(names)[:3]) + ", ..."
