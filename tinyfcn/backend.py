@@ -8,8 +8,10 @@ and device in `to_host` and `to_device` and nowhere else.
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -128,6 +130,16 @@ def describe_device(xp: ModuleType) -> str:
         return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads"])
     properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
     return f"CuPy {xp.__version__}, {properties['name'].decode()}"
+
+
+def processor_name() -> str:
+    """The processor's name, as the system gives it: "AMD EPYC 7B13", "Intel(R) Xeon(R) Processor @ 2.80GHz"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def thread_count() -> int:

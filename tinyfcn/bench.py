@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from tinyfcn import __version__, command
-from tinyfcn.backend import describe_device
+from tinyfcn.backend import describe_device, processor_name
 from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
@@ -106,7 +106,7 @@ def on_device(work: Work, device: str) -> Work:
 def machine(xp: ModuleType) -> dict[str, Any]:
     return {
         "device": describe_device(xp),
-        "cpu": _cpu(),
+        "cpu": processor_name(),
         "threads": thread_count(),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -117,15 +117,6 @@ def machine(xp: ModuleType) -> dict[str, Any]:
         ],
         "tinyfcn": __version__,
     } | {name: _version(modules[0]) if installed(name) else None for name, modules in NEEDS.items()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(module: str) -> str:

@@ -53,10 +53,10 @@ def main() -> None:
         )
     name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
     out = options.out or home / f"evaluation-{name}"
-    max_side = description.get("max_side")
+    view = description.get("zoom", 1.0), description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    metrics = write_metrics(out / "metrics.json", evaluate(net, dataset, max_side), dataset.classes, images=len(dataset))
-    plot_predictions(net, dataset, out / "predictions.png", max_side)
+    metrics = write_metrics(out / "metrics.json", evaluate(net, dataset, *view), dataset.classes, images=len(dataset))
+    plot_predictions(net, dataset, out / "predictions.png", *view)
     print(device_line(net.xp, options.device))
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
     print(report(metrics))

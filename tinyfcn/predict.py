@@ -33,7 +33,7 @@ def parser() -> command.Parser:
         "--max-side",
         type=command.positive(int),
         metavar="N",
-        help=f"shrink larger photographs to N pixels for the network (default: as in training, else {MAX_SIDE})",
+        help=f"let the network see no side longer than N pixels (default: as in training, else {MAX_SIDE})",
     )
     command.add_device(parse)
     return parse
@@ -45,12 +45,12 @@ def main() -> None:
     net, description = load_network(options.run, options.device)
     classes = description.get("classes", [])
     background = classes.index("background") if "background" in classes else None
-    max_side = options.max_side or description.get("max_side") or MAX_SIDE
+    view = description.get("zoom", 1.0), options.max_side or description.get("max_side") or MAX_SIDE
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
         image = read_image(path)
-        label = to_host(predict(net, image, max_side))
+        label = to_host(predict(net, image, *view))
         label_path, overlay_path = _targets(path, options.out)
         write_label(label_path, label)
         Image.fromarray(plot.overlay(image, label, background)).save(overlay_path)

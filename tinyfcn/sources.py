@@ -112,6 +112,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
     "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
     "scales": lambda value: type(value) is dict and all(type(k) is str and _positive(v) for k, v in value.items()),
     "classes": lambda value: type(value) is list and all(type(name) is str for name in value),
+    "zoom": lambda value: _positive(value),
     "max_side": lambda value: value is None or (type(value) is int and value > 0),
 }
 

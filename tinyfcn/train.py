@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 from itertools import count
 from pathlib import Path
@@ -35,7 +36,14 @@ Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, ab
 
 FULL = 0.5  # width from which on a file's network counts as one that has learned ImageNet
 HIGHEST = 5e-4  # rate of Adam up to which VGG16's layers have been seen to survive
-OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "max_side")  # what --from with other --data leaves behind
+OF_ONE_DATASET = (
+    "split",
+    "val_split",
+    "subset",
+    "subset_seed",
+    "zoom",
+    "max_side",
+)  # what --from with other --data leaves behind
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +66,10 @@ def parser() -> argparse.ArgumentParser:
         "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
     )
     data.add_argument(
-        "--max-side", type=integer, metavar="N", help="shrink images with a longer side first; scores are at full size still"
+        "--zoom", type=number, metavar="Z", help="let the network see images Z times as large: thin things need it (default 1)"
+    )
+    data.add_argument(
+        "--max-side", type=integer, metavar="N", help="... but with no side longer than N; scores are at full size still"
     )
     data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
     data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
@@ -129,7 +140,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = vars(parser().parse_args())
-    run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given)
+    command_line = shlex.join(["python", "-m", "tinyfcn.train", *sys.argv[1:]])
+    run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given | {"command": command_line})
     config = run.config
     print(device_line(run.net.xp, config.device))
     if (warning := risk(config)) is not None:

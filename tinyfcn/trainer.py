@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
-from tinyfcn.backend import Array, describe_device, to_device, to_host
-from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, shrink, stack, training_batch
+from tinyfcn.backend import Array, describe_device, processor_name, to_device, to_host
+from tinyfcn.data import Dataset, Shapes, VOCSegmentation, normalise, stack, training_batch, zoomed
 from tinyfcn.data.balance import class_weights, read_class_weights
 from tinyfcn.data.batch import mirror
 from tinyfcn.data.voc import Pair
@@ -52,7 +52,8 @@ class Config:
     learn_upsampling: str = "none"
     freeze_trunk: bool = False
     size: tuple[int, int] | None = (96, 96)  # (height, width) of crops; None: whole images
-    max_side: int | None = None  # larger images are shrunk to this for the network, its answer is scaled back
+    zoom: float = 1.0  # the network sees images so many times as large; its answer is scaled back
+    max_side: int | None = None  # ... but with no side longer than this
     scale: tuple[float, float] = (1.0, 1.0)
     mirror: bool = True
     batch_size: int = 4
@@ -72,6 +73,7 @@ class Config:
     preprocessing: str | None = None  # None: what the initial weights say, torchvision's where there are none
     seed: int = 0
     device: str = "auto"
+    command: str = ""  # that made the run, for people
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -135,7 +137,8 @@ def batch_indices(length: int, batch_size: int, step: int, seed: int) -> list[in
 
 def make_batch(dataset: Dataset, config: Config, step: int) -> Pair:
     """Images (N, H, W, 3) and labels (N, H, W) of a step: random crops, or whole images, half of them mirrored."""
-    pairs = [shrink(*dataset[i], config.max_side) for i in batch_indices(len(dataset), config.batch_size, step, config.seed)]
+    indices = batch_indices(len(dataset), config.batch_size, step, config.seed)
+    pairs = [zoomed(*dataset[i], config.zoom, config.max_side) for i in indices]
     rng = np.random.default_rng([config.seed, 2, step])
     if config.size is None:
         return stack([mirror(*pair) if config.mirror and rng.random() < 0.5 else pair for pair in pairs])
@@ -153,23 +156,23 @@ def ahead(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
             yield result
 
 
-def evaluate(net: FCN, dataset: Dataset, max_side: int | None = None) -> ConfusionMatrix:
+def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None) -> ConfusionMatrix:
     """Predict every image of a dataset and count the pixels, at the image's own size."""
     matrix = ConfusionMatrix(net.num_classes)
     pairs = ahead(lambda i: dataset[i], range(len(dataset)))
     for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
-        matrix.update(to_device(label, net.xp)[None], predict(net, image, max_side)[None])
+        matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
     return matrix
 
 
-def predict(net: FCN, image: np.ndarray, max_side: int | None = None) -> Array:
+def predict(net: FCN, image: np.ndarray, zoom: float = 1.0, max_side: int | None = None) -> Array:
     """The class of every pixel of one image (H, W, 3) uint8: (H, W) uint8, on the network's device.
 
-    An image whose longer side has more than `max_side` pixels is shrunk for the network; each pixel then gets the class of
-    the nearest one that was labelled.
+    The network sees the image `zoom` times as large, though with no side longer than `max_side`; each pixel then gets the class
+    of the nearest one that was labelled.
     """
-    shrunk, _ = shrink(image, np.zeros(image.shape[:2], np.uint8), max_side)
-    x = normalise(to_device(shrunk, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
+    seen, _ = zoomed(image, np.zeros(image.shape[:2], np.uint8), zoom, max_side)
+    x = normalise(to_device(seen, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
     label = net.predict(x)[0]
     rows, columns = (
         (2 * net.xp.arange(full) + 1) * small // (2 * full) for full, small in zip(image.shape[:2], label.shape, strict=True)
@@ -342,6 +345,7 @@ class Run:
         """What a checkpoint says besides what its network does."""
         return {
             "classes": list(self.train_set.classes),
+            "zoom": self.config.zoom,
             "max_side": self.config.max_side,
             "step": self.step,
             "trained": sorted(self.trained),
@@ -399,13 +403,17 @@ class Run:
         self.finish()
 
     def _evaluate(self) -> dict[str, float]:
-        matrix = evaluate(self.net, self.val_set, self.config.max_side)
+        matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side)
         if math.isnan(matrix.mean_iou):
             raise InputError(f"{self.config.val_split} of {self.config.data} has no labelled pixel: all are ignored")
         if matrix.mean_iou > self.best:
             self.best = matrix.mean_iou
             self.net.save(self.paths.best, **self._extra())
-            about = {"step": self.step, "seconds": self._elapsed(), "machine": describe_device(self.net.xp)}
+            about = {
+                "step": self.step,
+                "seconds": self._elapsed(),
+                "machine": f"{processor_name()}, {describe_device(self.net.xp)}",
+            }
             write_metrics(self.paths.metrics, matrix, self.val_set.classes, **about)
         self.save()
         return matrix.scores()
@@ -414,13 +422,14 @@ class Run:
         """Draw the curves, and the predictions of the best checkpoint."""
         plot.curves(self.paths.log, self.paths.curves)
         self.net.load(self.paths.best)
-        plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.max_side)
+        plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.zoom, self.config.max_side)
 
 
-def plot_predictions(net: FCN, dataset: Dataset, path: Path, max_side: int | None = None) -> None:
+def plot_predictions(net: FCN, dataset: Dataset, path: Path, zoom: float = 1.0, max_side: int | None = None) -> None:
     """Image, truth and prediction of a few images, spread over the dataset."""
     chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
-    rows = [(image, label, to_host(predict(net, image, max_side))) for image, label in (dataset[int(i)] for i in chosen)]
+    pairs = (dataset[int(i)] for i in chosen)
+    rows = [(image, label, to_host(predict(net, image, zoom, max_side))) for image, label in pairs]
     plot.predictions(rows, dataset.classes, path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.data import PREPROCESSING, crop, mirror, normalise, resize, shrink, stack, training_batch
+from tinyfcn.data import PREPROCESSING, crop, mirror, normalise, resize, stack, training_batch, zoomed
 from tinyfcn.data.batch import MEAN_COLOUR
 from tinyfcn.errors import InputError
 
@@ -96,14 +96,22 @@ def test_resize_makes_no_new_label():
 @pytest.mark.parametrize(
     ("max_side", "shape"), [(None, (20, 40)), (40, (20, 40)), (99, (20, 40)), (10, (5, 10)), (30, (15, 30)), (1, (1, 1))]
 )
-def test_shrink_bounds_the_longer_side(max_side, shape):
+def test_a_view_has_a_bounded_longer_side(max_side, shape):
     for turned in (False, True):  # a lying and a standing picture
         pair = coordinate_pair(40, 20) if turned else coordinate_pair(20, 40)
-        image, label = shrink(*pair, max_side)
+        image, label = zoomed(*pair, max_side=max_side)
         assert label.shape == image.shape[:2] == (shape[::-1] if turned else shape)
         assert set(np.unique(label)) <= {0, 1}
         if shape == (20, 40):
             np.testing.assert_array_equal(image, pair[0])
+
+
+def test_a_zoomed_view_grows_up_to_its_bound():
+    pair = coordinate_pair(20, 40)
+    assert zoomed(*pair, 1.5)[1].shape == (30, 60)
+    assert zoomed(*pair, 1.5, 100)[1].shape == (30, 60)
+    assert zoomed(*pair, 1.5, 50)[1].shape == (25, 50)
+    assert zoomed(*pair, 1.5, 20)[1].shape == (10, 20)
 
 
 @given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.floats(0.2, 4))

@@ -23,9 +23,10 @@ CROP = {
 class Trunk(nn.Module):
     """conv1_1 to conv5_3."""
 
-    def __init__(self, width, first_padding):
+    def __init__(self, width, first_padding, hidden=None):
         super().__init__()
         self.channels = [max(1, round(c * width)) for c in (64, 128, 256, 512, 4096)]
+        self.channels[-1] = hidden or self.channels[-1]
         c1, c2, c3, c4, _ = self.channels
         self.conv1_1 = nn.Conv2d(3, c1, 3, padding=first_padding)
         self.conv1_2 = nn.Conv2d(c1, c1, 3, padding=1)
@@ -69,9 +70,9 @@ class TorchVGG(Trunk):
 class TorchFCN(Trunk):
     """fcn32s, fcn16s, fcn8s or fcn8s-atonce, without dropout. `learn_upsampling`: "none", "skip" (all but the last), "all"."""
 
-    def __init__(self, model, classes, width=1.0, padding="paper", learn_upsampling="none"):
+    def __init__(self, model, classes, width=1.0, padding="paper", learn_upsampling="none", hidden=None):
         first_padding, fc6_padding = PADDING[padding]
-        super().__init__(width, first_padding)
+        super().__init__(width, first_padding, hidden)
         _, _, c3, c4, hidden = self.channels
         self.fc6 = nn.Conv2d(c4, hidden, 7, padding=fc6_padding)
         self.fc7 = nn.Conv2d(hidden, hidden, 1)
@@ -187,22 +188,25 @@ def with_params(module, params):
     return module
 
 
-def loss_of(scores, labels, reduction="mean"):
+def loss_of(scores, labels, reduction="mean", class_weight=None):
     labels = torch.tensor(np.ascontiguousarray(labels), dtype=torch.long)
-    return functional.cross_entropy(scores, labels, ignore_index=255, reduction=reduction)
+    weight = None if class_weight is None else torch.tensor(class_weight, dtype=scores.dtype)
+    return functional.cross_entropy(scores, labels, weight, ignore_index=255, reduction=reduction)
 
 
-def optimiser_of(module, kind, lr, momentum, weight_decay):
+def optimiser_of(module, kind, lr, momentum, weight_decay, trunk_rate=1.0):
     """tinyfcn's SGD ("sgd") or Adam ("adam", whose first beta is `momentum`): biases learn at twice the rate, and do not decay.
+    The convolutions learn at `trunk_rate` times the rate of the rest.
 
     At a constant rate, Caffe's momentum (v <- m v - lr g) takes the path of PyTorch's (v <- m v + g, w <- w - lr v). tinyfcn's
     Adam decays weights apart from the gradient, which PyTorch calls AdamW.
     """
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for name, p in named if not name.endswith("bias")], "lr": lr, "weight_decay": weight_decay},
-        {"params": [p for name, p in named if name.endswith("bias")], "lr": 2 * lr, "weight_decay": 0.0},
-    ]
+    groups = []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            rate = lr * (trunk_rate if name.startswith("conv") else 1)
+            bias = name.endswith("bias")
+            groups.append({"params": [p], "lr": 2 * rate if bias else rate, "weight_decay": 0.0 if bias else weight_decay})
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
@@ -215,11 +219,11 @@ class Trainer:
         self.module, self.optimiser = module, optimiser
         self.rates = [group["lr"] for group in optimiser.param_groups]
 
-    def step(self, x, labels, reduction="mean", factor=1.0):
+    def step(self, x, labels, reduction="mean", factor=1.0, class_weight=None):
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimiser.zero_grad()
-        loss = loss_of(self.module(torch.from_numpy(x)), labels, reduction)
+        loss = loss_of(self.module(torch.from_numpy(x)), labels, reduction, class_weight)
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())

@@ -4,7 +4,7 @@ Every dataset here is a sequence of pairs ``image, label = dataset[i]``: the ima
 (H, W) uint8 holding class indices, where 255 (`IGNORE`) marks pixels that count for nothing.
 """
 
-from tinyfcn.data.batch import PREPROCESSING, Preprocessing, crop, mirror, normalise, resize, shrink, stack, training_batch
+from tinyfcn.data.batch import PREPROCESSING, Preprocessing, crop, mirror, normalise, resize, stack, training_batch, zoomed
 from tinyfcn.data.shapes import Shapes
 from tinyfcn.data.voc import (
     IGNORE,
@@ -33,9 +33,9 @@ __all__ = [
     "read_image",
     "read_label",
     "resize",
-    "shrink",
     "stack",
     "training_batch",
     "write_label",
     "write_voc",
+    "zoomed",
 ]

@@ -74,11 +74,10 @@ def resize(image: np.ndarray, label: np.ndarray, size: float | tuple[int, int]) 
     return np.asarray(new_image), np.asarray(new_label)
 
 
-def shrink(image: np.ndarray, label: np.ndarray, max_side: int | None) -> Pair:
-    """The pair, its longer side at most ``max_side`` pixels; as it is where it is smaller, or for None."""
-    if max_side is None or max(label.shape) <= max_side:
-        return image, label
-    return resize(image, label, max_side / max(label.shape))
+def zoomed(image: np.ndarray, label: np.ndarray, zoom: float = 1.0, max_side: int | None = None) -> Pair:
+    """The pair ``zoom`` times as large, but its longer side, where it grows or is larger, at most ``max_side`` pixels."""
+    factor = zoom if max_side is None else min(zoom, max_side / max(label.shape))
+    return resize(image, label, factor)
 
 
 def mirror(image: np.ndarray, label: np.ndarray) -> Pair:
