@@ -16,6 +16,7 @@ from PIL import Image
 from tinyfcn import command, evaluate, predict, train, trainer
 from tinyfcn.data import Shapes, palette, read_image, write_label, write_voc
 from tinyfcn.models import VGG16
+from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.recipes import RECIPES
 from tinyfcn.weights import read, read_description
 
@@ -232,6 +233,31 @@ def test_freezing_leaves_what_is_trained_and_refuses_what_is_not(trunk, run_fold
     assert changed == {name for name in before if name.startswith("score")}
     status, _, err = call(train, "--data", voc, *SMALL, "--trunk-rate", 0.1)
     assert status == 2 and "--trunk-rate is for layers that come trained from a file" in err
+
+
+def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp_path):
+    """They are the inverse of the pooling layers' root mean squares, stay those of the stage before, and travel with weights."""
+    file, _ = trunk
+    options = ["--data", voc, "--size", "32", "--steps", 1, "--evaluations", 1, "--hidden", 16, "--skip-scales", "measured"]
+    options += ["--init", file, "--preprocessing", "caffe"]
+    status, out, err = call(train, *options, "--model", "fcn16s", "--out", tmp_path / "16s")
+    assert status == 0, err
+    scales = read_description(tmp_path / "16s" / "last.safetensors")["scales"]
+    net, _ = trainer.load_network(tmp_path / "16s")
+    assert scales.keys() == {"score_pool4"} and net.scales == scales and f"features times {scales['score_pool4']:.3g}" in out
+
+    run = trainer.Run(trainer.Config(**trainer.read_config(tmp_path / "16s")), tmp_path / "again")
+    run.start()
+    pixels, _ = trainer.make_batch(run.train_set, run.config, 0)
+    run.net._start(x := trainer.normalise(pixels, "caffe"), False)
+    pool4 = trunk_forward(run.net, run.net.backbone, x, 1)[3]
+    assert scales["score_pool4"] == pytest.approx(1 / np.sqrt(np.mean(pool4.astype(np.float64) ** 2)), rel=1e-5)
+
+    assert call(train, "--model", "fcn8s", "--from", tmp_path / "16s", "--out", tmp_path / "8s")[0] == 0
+    later = read_description(tmp_path / "8s" / "last.safetensors")["scales"]
+    assert later["score_pool4"] == scales["score_pool4"] and later.keys() == {"score_pool4", "score_pool3"}
+    assert call(train, "--resume", tmp_path / "8s", "--steps", 2)[0] == 0
+    assert read_description(tmp_path / "8s" / "last.safetensors")["scales"] == later
 
 
 def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):

@@ -91,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
         help="learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear",
     )
     model.add_argument(
+        "--skip-scales",
+        choices=("published", "measured"),
+        help="multiply what skips score by the model's own constants (default), or by what brings it to 1 on the first batch",
+    )
+    model.add_argument(
         "--freeze-trunk",
         action=argparse.BooleanOptionalAction,
         help="leave conv1_1 to fc7 as they are; learn the scores only, and upsampling if asked",

@@ -50,6 +50,7 @@ class Config:
     padding: str = "same"
     dropout: float = 0.0
     learn_upsampling: str = "none"
+    skip_scales: str = "published"  # constants before skips are scored: the model's own, or "measured" on the first batch
     freeze_trunk: bool = False
     size: tuple[int, int] | None = (96, 96)  # (height, width) of crops; None: whole images
     zoom: float = 1.0  # the network sees images so many times as large; its answer is scaled back
@@ -247,7 +248,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     if description.get("preprocessing") is None:
         raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
     options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
-    options["hidden"] = description.get("hidden")
+    options |= {name: description.get(name) for name in ("hidden", "scales")}
     net = FCN_CLASSES[source.model](**options, xp=open_device(device))
     net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
     return net, description
@@ -280,8 +281,13 @@ class Run:
         config = self.config
         trained: set[str] = set()
         told = ""
+        measured = config.skip_scales == "measured"
+        if measured:
+            self.net.scales = {}
         if config.from_run:
             best = paths(Path(config.from_run)).best
+            if measured:
+                self.net.scales = weights.read_description(best).get("scales", {})
             trained, told = initialise(self.net, best)
         elif config.init:
             trained, told = initialise(self.net, config.init, config.preprocessing)
@@ -293,9 +299,14 @@ class Run:
         if config.trunk_rate != 1 and not trained:
             raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
         self.set_trained(trained)
+        if measured:
+            pixels, _ = make_batch(self.train_set, config, 0)
+            x = normalise(to_device(pixels, self.net.xp), self.net.preprocessing)
+            self.net.scales = self.net.measure_scales(x) | self.net.scales
+            told += "".join(f"\n{skip} takes its features times {scale:.3g}" for skip, scale in self.net.scales.items())
         if config.class_weights != "none":
             self.class_weights = class_weights(config.class_weights, self.train_set)
-        return told
+        return told.strip()
 
     def set_trained(self, layers: set[str]) -> None:
         """Let the layers that came trained learn at the rate that is theirs."""
@@ -322,6 +333,7 @@ class Run:
         """Go back to the last checkpoint of the folder."""
         tensors, description = weights.read(self.paths.last)
         self.net.assign(tensors, description, source=self.paths.last)
+        self.net.scales = description.get("scales", self.net.scales)
         self.set_trained(set(description.get("trained", ())))
         if self.config.class_weights != "none":
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)

@@ -228,6 +228,17 @@ class FCN(Network):
         self._caches = kept
         return pools, conv7
 
+    def measure_scales(self, x: Array) -> dict[str, float]:
+        """For each skip, what brings the pooling layer that it scores to a root mean square of 1 on images x (N, 3, H, W).
+
+        VGG16's activations, for pixels from 0 to 255, are largest in the middle: about 750 at pool3, 140 at pool4 and 10 at
+        pool5. A skip that is scored as it is would take steps as many times larger than the deep stream's; the constants of
+        `FCN8sAtOnce` are its authors' answer to that, this is one for any weights.
+        """
+        self._start(x, training=False)
+        pools = trunk_forward(self, self.backbone, x, self.first_padding)
+        return {skip: 1 / max(float((pools[pool - 1] ** 2).mean()) ** 0.5, 1e-6) for skip, pool in self.skips.items()}
+
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError for images so small that nothing is left of them in some layer."""
         if all(min(self._map_sizes(side).values()) > 0 for side in (height, width)):
