@@ -46,6 +46,15 @@ def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") 
     )
 
 
+def add_zoom(parse: argparse._ActionsContainer) -> None:
+    parse.add_argument(
+        "--zoom",
+        type=positive(float),
+        metavar="Z",
+        help="let the network see images Z times as large (default: as in training): thin things need it",
+    )
+
+
 def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], float]:
     """An argument type: a number above 0, or also 0 itself."""
 

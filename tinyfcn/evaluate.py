@@ -25,6 +25,7 @@ def parser() -> command.Parser:
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
     parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
+    command.add_zoom(parse)
     command.add_device(parse)
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-[DATA-]SPLIT)")
     return parse
@@ -52,10 +53,13 @@ def main() -> None:
             f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
     name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
+    name += f"-zoom{options.zoom:g}" if options.zoom else ""
     out = options.out or home / f"evaluation-{name}"
-    view = description.get("zoom", 1.0), description.get("max_side")
+    view = options.zoom or description.get("zoom", 1.0), description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    metrics = write_metrics(out / "metrics.json", evaluate(net, dataset, *view), dataset.classes, images=len(dataset))
+    metrics = write_metrics(
+        out / "metrics.json", evaluate(net, dataset, *view), dataset.classes, images=len(dataset), zoom=view[0]
+    )
     plot_predictions(net, dataset, out / "predictions.png", *view)
     print(device_line(net.xp, options.device))
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")

@@ -29,6 +29,7 @@ def parser() -> command.Parser:
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parse.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_zoom(parse)
     parse.add_argument(
         "--max-side",
         type=command.positive(int),
@@ -45,7 +46,7 @@ def main() -> None:
     net, description = load_network(options.run, options.device)
     classes = description.get("classes", [])
     background = classes.index("background") if "background" in classes else None
-    view = description.get("zoom", 1.0), options.max_side or description.get("max_side") or MAX_SIDE
+    view = options.zoom or description.get("zoom", 1.0), options.max_side or description.get("max_side") or MAX_SIDE
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):

@@ -169,6 +169,8 @@ def main() -> None:
 
 def _new(given: dict[str, Any]) -> Run:
     base: dict[str, Any] = {}
+    if "init" in given and Path(given["init"]).is_dir():  # a run's folder
+        given["init"] = str(paths(Path(given["init"])).best)
     if "from_run" in given:
         base = _of_stage(read_config(Path(given["from_run"])), given) | {"init": None, "preprocessing": None}
         if given.get("data", base["data"]) != base["data"]:
