@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyfcn.errors import InputError
+
 STAGES = ("fcn32s", "fcn16s", "fcn8s")
 PUBLISHED_RATES = dict(zip(STAGES, (1e-10, 1e-12, 1e-14), strict=True)) | {"fcn8s-atonce": 1e-10}
 PAPER_RATES = dict(zip(STAGES, (1e-4, 1e-6, 1e-8), strict=True)) | {"fcn8s-atonce": 1e-4}
@@ -61,8 +63,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def options_of(recipe: str, model: str) -> dict[str, Any]:
-    """The options of a recipe for a model: rates that depend on the stage are settled."""
+    """The options of a recipe for a model: rates that depend on the stage are settled.
+
+    Raises InputError for a model that the recipe is not for.
+    """
     options = dict(RECIPES[recipe])
     if isinstance(options.get("lr"), dict):
-        options["lr"] = options["lr"].get(model, options["lr"]["fcn32s"])
+        if model not in options["lr"]:
+            raise InputError(f"recipe {recipe} has no learning rate for {model}: it is for {', '.join(options['lr'])}")
+        options["lr"] = options["lr"][model]
     return options
