@@ -24,7 +24,7 @@ IR_VERSION = 8
 def write_onnx(net: FCN, path: Path | str, description: dict[str, Any]) -> None:
     """Write a network as an ONNX model: input "image" (N, 3, H, W), output "scores" (N, num_classes, H, W), for any N, H and W.
 
-    The image is prepared as the network expects it; the model's metadata say how, and name the classes. Raises InputError
+    The image is prepared as the network expects it; the model's metadata say how, at which zoom, and name the classes. Raises InputError
     where the onnx package is missing.
     """
     try:
@@ -43,7 +43,11 @@ def write_onnx(net: FCN, path: Path | str, description: dict[str, Any]) -> None:
         ir_version=IR_VERSION,
         producer_name="tinyfcn",
     )
-    metadata = {"preprocessing": PREPROCESSING[net.preprocessing]._asdict(), "classes": description.get("classes", [])}
+    metadata = {
+        "preprocessing": PREPROCESSING[net.preprocessing]._asdict(),
+        "classes": description.get("classes", []),
+        "zoom": description.get("zoom", 1.0),
+    }
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

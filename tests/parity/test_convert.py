@@ -217,11 +217,13 @@ def test_onnx_runtime_gives_the_same_scores_at_any_size(tmp_path, model, padding
 def test_a_run_becomes_an_onnx_model(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    net = FCN8s(3, WIDTH)
-    net.params["score_fr.weight"] += 1
+    net = FCN8s(3, WIDTH, hidden=10, scales={"score_pool4": 0.5, "score_pool3": 2.0})
+    for skip in ("score_fr", "score_pool4", "score_pool3"):
+        net.params[f"{skip}.weight"] += 1
     (tmp_path / "run").mkdir()
-    net.save(tmp_path / "run" / "best.safetensors")
+    net.save(tmp_path / "run" / "best.safetensors", zoom=1.5)
     convert(tmp_path / "run", tmp_path / "net.onnx")
     x = images(1, 50, 70)
     session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     close(session.run(None, {"image": x})[0], net.forward(x))
+    assert session.get_modelmeta().custom_metadata_map["zoom"] == "1.5"
