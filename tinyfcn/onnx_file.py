@@ -24,8 +24,8 @@ IR_VERSION = 8
 def write_onnx(net: FCN, path: Path | str, description: dict[str, Any]) -> None:
     """Write a network as an ONNX model: input "image" (N, 3, H, W), output "scores" (N, num_classes, H, W), for any N, H and W.
 
-    The image is prepared as the network expects it; the model's metadata say how, at which zoom, and name the classes. Raises InputError
-    where the onnx package is missing.
+    The image is prepared as the network expects it; the model's metadata say how, at which zoom, and name the classes. Raises
+    InputError where the onnx package is missing.
     """
     try:
         import onnx
