@@ -63,6 +63,12 @@ def step(side: int, width: float = 1.0, images: int = 1, padding: str = "paper")
     return Work(title, "step", TRAINING, (images, 3, side, side), width, padding)
 
 
+def fine_tuning() -> Work:
+    """A step of the recipe "finetune" on two crops, from VGG16's convolutions alone."""
+    title = "FCN-8s fine-tuning, 2x3x224x304, hidden 512"
+    return Work(title, "fine-tune", TRAINING, (2, 3, 224, 304), padding="same", hidden=512)
+
+
 def layers() -> list[Work]:
     """The 3x3 convolutions of VGG16, and their gradients, as they are in FCN-8s; those of equal shape once."""
     found: dict[tuple, Work] = {}
@@ -82,12 +88,16 @@ def layers() -> list[Work]:
 
 
 def works(options: argparse.Namespace) -> list[Work]:
-    quick = not (options.full or options.layers or options.growth)
+    quick = not (options.full or options.finetune or options.layers or options.growth)
     if not quick and (options.width or options.size):
-        raise InputError("--width and --size are for the quick run; --full, --layers and --growth have sizes of their own")
+        raise InputError(
+            "--width and --size are for the quick run; --full, --finetune, --layers and --growth have sizes of their own"
+        )
     chosen = [kind(options.size or SIDE, options.width or 0.25) for kind in (forward, step)] if quick else []
     if options.full:
-        chosen += [forward(SIDE), step(SIDE), step(128, 0.25, images=8, padding="same")]
+        chosen += [forward(SIDE), step(SIDE), step(128, 0.25, images=8, padding="same"), fine_tuning()]
+    if options.finetune:
+        chosen.append(fine_tuning())
     if options.growth or options.full:
         chosen += [forward(side) for side in SIDES]
     if options.layers or options.full:
@@ -268,6 +278,7 @@ def parser() -> command.Parser:
         prog="python -m tinyfcn.bench", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parse.add_argument("--full", action="store_true", help="forward and training at full width, the layers and the growth")
+    parse.add_argument("--finetune", action="store_true", help="a step of fine-tuning VGG16's convolutions")
     parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
     command.add_device(parse)

@@ -27,7 +27,7 @@ from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.vgg import VGG
 from tinyfcn.onnx_file import write_onnx
-from tinyfcn.optim import BIAS_RATE, SGD
+from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces, thread_count
 
 TINYFCN, PLAIN, TORCH, ONNX = "tinyfcn", "tinyfcn plain", "PyTorch", "ONNX Runtime"
@@ -50,6 +50,7 @@ class Work(NamedTuple):
     weight: tuple[int, ...] = ()  # shape of the layer's
     edge: int = 1  # padding of the layer
     device: str = "cpu"  # or "gpu"
+    hidden: int | None = None  # channels of the net's fc6 and fc7; None: 4096 x width
 
 
 class Job(NamedTuple):
@@ -103,7 +104,7 @@ def traffic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[i
 def network(work: Work) -> FCN8s:
     """The net, with scores that are not zero as they are before training, and without dropout."""
     xp = choose_device(work.device)
-    net = FCN8s(CLASSES, work.width, work.padding, dropout=0.0, xp=xp)
+    net = FCN8s(CLASSES, work.width, work.padding, hidden=work.hidden, dropout=0.0, xp=xp)
     rng = np.random.default_rng(1)
     for name, p in net.params.items():
         if name.startswith("score"):
@@ -130,6 +131,9 @@ def layer_arrays(work: Work) -> tuple[np.ndarray, ...]:
 # tinyfcn
 
 
+OPTIMISERS: dict[str, Callable[[float], SGD | Adam]] = {"step": SGD, "fine-tune": Adam}  # of tasks
+
+
 def forward(work: Work) -> Job:
     net, (x, _) = network(work), _batch(work)
     return Job(lambda: net.forward(x), *_amounts(net, work))
@@ -138,7 +142,7 @@ def forward(work: Work) -> Job:
 def step(work: Work) -> Job:
     from tinyfcn.trainer import train_step  # brings Matplotlib, which would count as memory elsewhere
 
-    net, (x, labels), optimiser = network(work), _batch(work), SGD(LEARNING_RATE)
+    net, (x, labels), optimiser = network(work), _batch(work), OPTIMISERS[work.task](LEARNING_RATE)
     return Job(lambda: train_step(net, optimiser, x, labels), *(3 * amount for amount in _amounts(net, work)))
 
 
@@ -246,16 +250,22 @@ def torch_forward(work: Work) -> Job:
 
 
 def torch_step(work: Work) -> Job:
-    """As tinyfcn's: biases learn at twice the rate, and do not decay."""
-    (torch, tensor), net, sgd = load_torch(work), network(work._replace(device="cpu")), SGD(LEARNING_RATE)
-    params = {name: tensor(p).requires_grad_() for name, p in net.params.items()}
+    """As tinyfcn's: biases learn at twice the rate, and do not decay. Fine-tuning has the layout that is PyTorch's faster one."""
+    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
+    layout = torch.channels_last if work.task == "fine-tune" else torch.contiguous_format
+    laid = {name: tensor(p).contiguous(memory_format=layout) if p.ndim == 4 else tensor(p) for name, p in net.params.items()}
+    params = {name: p.requires_grad_() for name, p in laid.items()}
     x, labels = map(tensor, batch(work))
-    labels = labels.long()
+    x, labels = x.contiguous(memory_format=layout), labels.long()
+    ours = OPTIMISERS[work.task](LEARNING_RATE)
     groups = [
-        {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": sgd.weight_decay},
-        {"params": [p for name, p in params.items() if name.endswith(".bias")], "lr": BIAS_RATE * sgd.lr},
+        {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": ours.weight_decay},
+        {"params": [p for name, p in params.items() if name.endswith(".bias")], "lr": BIAS_RATE * ours.lr},
     ]
-    optimiser = torch.optim.SGD(groups, sgd.lr, sgd.momentum)
+    if isinstance(ours, SGD):
+        optimiser = torch.optim.SGD(groups, ours.lr, ours.momentum)
+    else:
+        optimiser = torch.optim.Adam(groups, ours.lr, ours.betas, ours.eps)
 
     def run() -> Any:
         optimiser.zero_grad()
@@ -303,8 +313,14 @@ def _write(work: Work, file: Path) -> None:
 
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")
 JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
-    TINYFCN: {"forward": forward, "step": step, **dict.fromkeys(LAYER_TASKS, layer), "product": product, "copy": copy},
+    TINYFCN: {
+        "forward": forward,
+        **dict.fromkeys(OPTIMISERS, step),
+        **dict.fromkeys(LAYER_TASKS, layer),
+        "product": product,
+        "copy": copy,
+    },
     PLAIN: {"forward": forward},
-    TORCH: {"forward": torch_forward, "step": torch_step, **dict.fromkeys(LAYER_TASKS, torch_layer)},
+    TORCH: {"forward": torch_forward, **dict.fromkeys(OPTIMISERS, torch_step), **dict.fromkeys(LAYER_TASKS, torch_layer)},
     ONNX: {"forward": onnx_forward},
 }
