@@ -62,7 +62,7 @@ def test_a_table_says_what_the_runs_say(page, k):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_result_says_how_to_get_it_again(name):
     result = RUNS[name]
-    assert result["command"].startswith("python -m tinyfcn.train ") and re.fullmatch("[0-9a-f]{40}", result["commit"])
+    assert result["command"].startswith("python -m tinyfcn.train") and re.fullmatch("[0-9a-f]{40}", result["commit"])
     assert result["seconds"] > 0 and result["step"] > 0 and ("NumPy" in result["machine"] or "CuPy" in result["machine"])
     labelled = [value for value in result["iou"].values() if value is not None]
     assert sum(labelled) / len(labelled) == pytest.approx(result["scores"]["mean_iou"])
