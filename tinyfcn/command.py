@@ -51,7 +51,7 @@ def add_zoom(parse: argparse._ActionsContainer) -> None:
         "--zoom",
         type=positive(float),
         metavar="Z",
-        help="let the network see images Z times as large (default: as in training): thin things need it",
+        help="let the network see images Z times as large (default: as in training)",
     )
 
 

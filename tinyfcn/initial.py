@@ -54,7 +54,8 @@ def account(net: FCN, report: weights.LoadReport) -> str:
     if not random:
         return str(report)
     share = sum(random.values()) / sum(p.size for p in net.params.values())
-    return f"{report}; {_listed({_layer(name) for name in random})} start from random numbers, {share:.0%} of all parameters"
+    told = f"{report}; {_listed({_layer(name) for name in random})} start from random numbers, {share:.0%} of all parameters"
+    return told + (" (a smaller --hidden makes it less)" if share > 0.5 else "")
 
 
 def refuse_frozen_noise(net: FCN, trained: set[str]) -> None:

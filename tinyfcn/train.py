@@ -36,14 +36,8 @@ Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, ab
 
 FULL = 0.5  # width from which on a file's network counts as one that has learned ImageNet
 HIGHEST = 5e-4  # rate of Adam up to which VGG16's layers have been seen to survive
-OF_ONE_DATASET = (
-    "split",
-    "val_split",
-    "subset",
-    "subset_seed",
-    "zoom",
-    "max_side",
-)  # what --from with other --data leaves behind
+# What --from with other --data leaves behind.
+OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "zoom", "max_side")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
     )
-    data.add_argument(
-        "--zoom", type=number, metavar="Z", help="let the network see images Z times as large: thin things need it (default 1)"
-    )
+    data.add_argument("--zoom", type=number, metavar="Z", help="let the network see images Z times as large (default 1)")
     data.add_argument(
         "--max-side", type=integer, metavar="N", help="... but with no side longer than N; scores are at full size still"
     )
