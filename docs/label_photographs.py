@@ -1,6 +1,7 @@
-"""The free photographs in data/photographs, labelled by a trained network: `python docs/label_photographs.py RUN OUT.png`.
+"""The free photographs in data/photographs, labelled by trained networks: `python docs/label_photographs.py OUT.png RUN...`.
 
-Each photograph stands above itself tinted with its labels; a legend names the classes that were found.
+The first row has the photographs; below, a row for each run has them tinted with their labels, as the paper's figure 4 compares
+its stages. A legend names the classes that were found.
 """
 
 import argparse
@@ -19,18 +20,27 @@ PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
 SMALLEST = 0.005  # share of a photograph from which on the legend names a class
 
 
-def draw(rows: list[tuple[np.ndarray, np.ndarray]], classes: list[str], path: Path) -> None:
-    """A column for each (photograph, labels), as wide as the photograph is at a common height."""
-    widths = [image.shape[1] / image.shape[0] for image, _ in rows]
+def label(run: Path, photographs: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+    """Labels of photographs by a run's network, and the names of its classes."""
+    net, description = load_network(run)
+    view = description.get("zoom", 1.0), description.get("max_side")
+    return [to_host(predict(net, image, *view)) for image in photographs], description["classes"]
+
+
+def draw(photographs: list[np.ndarray], rows: list[list[np.ndarray]], classes: list[str], path: Path) -> None:
+    """A column for each photograph, as wide as it is at a common height; a row for each net's labels."""
+    widths = [image.shape[1] / image.shape[0] for image in photographs]
     background = classes.index("background") if "background" in classes else None
-    figure = Figure(figsize=(12, 24 / sum(widths) + 0.5), layout="constrained")
-    axes = figure.subplots(2, len(rows), width_ratios=widths, squeeze=False)
+    height = 12 / sum(widths)  # of a row, in inches
+    figure = Figure(figsize=(12, height * (1 + len(rows)) + 0.5), layout="constrained")
+    axes = figure.subplots(1 + len(rows), len(photographs), width_ratios=widths, squeeze=False)
     found: set[int] = set()
-    for (above, below), (image, label) in zip(axes.T, rows, strict=True):
-        above.imshow(image)
-        below.imshow(overlay(image, label, background, opacity=0.7))
-        shares = np.bincount(label.ravel(), minlength=len(classes)) / label.size
-        found |= {k for k, share in enumerate(shares) if share > SMALLEST and k != background}
+    for column, image in enumerate(photographs):
+        axes[0, column].imshow(image)
+        for axis, labels in zip(axes[1:, column], rows, strict=True):
+            axis.imshow(overlay(image, labels[column], background, opacity=0.7))
+            shares = np.bincount(labels[column].ravel(), minlength=len(classes)) / labels[column].size
+            found |= {k for k, share in enumerate(shares) if share > SMALLEST and k != background}
     for axis in axes.ravel():
         axis.set_axis_off()
     colours = palette() / 255
@@ -41,15 +51,12 @@ def draw(rows: list[tuple[np.ndarray, np.ndarray]], classes: list[str], path: Pa
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or a file of weights")
     parse.add_argument("out", type=Path, metavar="OUT.png")
-    parse.add_argument("--zoom", type=float, help="let the network see the photographs so many times as large")
+    parse.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or a file of weights")
     options = parse.parse_args()
-    net, description = load_network(options.run)
-    zoom = options.zoom or description.get("zoom", 1.0)
     photographs = [read_image(path) for path in sorted(PHOTOGRAPHS.glob("*.jpg"))]
-    rows = [(image, to_host(predict(net, image, zoom))) for image in photographs]
-    draw(rows, description["classes"], options.out)
+    labelled = [label(run, photographs) for run in options.runs]
+    draw(photographs, [labels for labels, _ in labelled], labelled[0][1], options.out)
 
 
 if __name__ == "__main__":
