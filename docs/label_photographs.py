@@ -45,7 +45,7 @@ def draw(photographs: list[np.ndarray], rows: list[list[np.ndarray]], classes: l
         axis.set_axis_off()
     colours = palette() / 255
     handles = [Patch(facecolor=colours[k], label=classes[k]) for k in sorted(found)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, len(handles)), frameon=False, fontsize=13)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(max(len(handles), 1), 8), frameon=False)
     figure.savefig(path, dpi=75)
 
 
