@@ -50,7 +50,7 @@ import numpy as np
 import safetensors.numpy
 from lesson import BLACK, BLUE, COLOURS, GREEN, ORANGE, RED, attempt, show_source
 
-from tinyfcn import ops, sources, weights
+from tinyfcn import ops, schemes, sources, weights
 from tinyfcn.convert import convert
 from tinyfcn.data import IGNORE, PREPROCESSING, Shapes, normalise
 from tinyfcn.errors import InputError
@@ -251,16 +251,17 @@ assert np.array_equal(tensors["some.weight"].read(), [[0, 1, 2], [3, 4, 5]])
 # %%
 print(found.title, found.description, sep="\n", end="\n\n")
 print(f"{'publisher':12} {'conv1_1':14} {'conv1_2':14} {'fc6':16} images prepared as for")
-for scheme in sources.SCHEMES:
+for scheme in schemes.SCHEMES:
     if scheme.model == "VGG16":
         first, second, *_ = scheme.convs
         fc6, *_ = scheme.fully_connected
         print(f"{scheme.publisher:12} {first:14} {second:14} {fc6:16} {scheme.preprocessing}")
 
 # %% [markdown]
-# All convolutions must be there, nothing that VGG16 has not, and every shape must fit. How wide the
-# network is and how many classes it has follows from the biases. `convert` then writes the file anew, in
-# this package's names (compare fc6 with `classifier.0` above):
+# All 13 convolutions must be there, in their order, and every shape must fit. Their names may be longer,
+# as in `module.features.0`; another head is left out, and listed. How wide the network is and how many
+# classes it has follows from the biases. `convert` then writes the file anew, in this package's names
+# (compare fc6 with `classifier.0` above):
 
 # %%
 converted = FOLDER / "vgg16.safetensors"
@@ -372,7 +373,9 @@ figure.suptitle(f"conv1_1's {len(picture)} filters, 3x3 pixels each{what}");
 CHANGES = {
     "one tensor missing": lambda t: t.pop("features.17.weight"),
     "a bias missing": lambda t: t.pop("features.17.bias"),
-    "VGG19": lambda t: t.update({"features.30.weight": np.zeros((64, 64, 3, 3), np.float32)}),
+    "one more convolution in each of three blocks": lambda t: t.update(
+        {f"features.{k}b.weight": t[f"features.{k}.weight"] for k in (14, 21, 28)}
+    ),
     "batch normalisation": lambda t: t.update({"features.1.running_mean": np.zeros(8, np.float32)}),
     "one layer of another width": lambda t: t.update({"features.2.weight": np.zeros((9, 8, 3, 3), np.float32)}),
     "whole numbers": lambda t: t.update({"features.2.weight": t["features.2.weight"].astype(np.int32)}),
@@ -388,8 +391,9 @@ for what, change in CHANGES.items():
 assert not (FOLDER / "out.safetensors").exists()
 
 # %% [markdown]
-# One line each, with the tensor that does not fit. (A file that lacks a convolution's weight does not
-# have VGG16's names any more, and is not recognised at all.) And no half-written file is left behind.
+# One line each, with the network that it is, or the tensor that does not fit. (A file that lacks a
+# convolution's weight has no row of 13 any more, and is not recognised at all.) And no half-written file
+# is left behind.
 #
 # ## Which parameters of an FCN are new?
 #
@@ -585,7 +589,7 @@ show_source(predict)
 # PyTorch. The first biases tell the two apart, because they are known:
 
 # %%
-print(sources.FINGERPRINTS)
+print(schemes.FINGERPRINTS)
 print("our stand-in's first biases:", stand_in()["features.0.bias"][:3])
 
 # %% [markdown]

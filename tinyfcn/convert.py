@@ -16,7 +16,7 @@ from tinyfcn import command, weights
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.formats import Tensor
-from tinyfcn.models import FCN8s, FCN8sAtOnce
+from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, FCN8s, FCN8sAtOnce
 from tinyfcn.onnx_file import write_onnx
 from tinyfcn.sources import Source, recognise, settle_preprocessing
 from tinyfcn.trainer import load_network, paths
@@ -27,9 +27,10 @@ Turn a file of weights into another. What SOURCE holds is recognised by its cont
   VGG16      torchvision, timm, Keras, Caffe          AlexNet    torchvision; Caffe's CaffeNet
   FCN-32s, 16s, 8s, at once, on CaffeNet              the authors' files, or their copies for PyTorch
 
-in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 (pip install 'tinyfcn[keras]') or .caffemodel file, or in the
-folder of a run. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch, or an .onnx file of an FCN
-(pip install 'tinyfcn[onnx]').
+in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 or .keras (pip install 'tinyfcn[keras]'), .onnx (pip install
+'tinyfcn[onnx]') or .caffemodel file, or in the folder of a run. VGG16's 13 convolutions are enough; they are found under any
+names, with any head, and in a model around them. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch,
+or an .onnx file of an FCN.
 
   python -m tinyfcn.convert vgg16.pth vgg16.safetensors && python -m tinyfcn.train --init vgg16.safetensors --width 1
   python -m tinyfcn.convert fcn8s_from_caffe.pth fcn8s.npz && python -m tinyfcn.predict fcn8s.npz photo.jpg --out labels
@@ -54,13 +55,25 @@ def main() -> None:
     options = parser().parse_args()
     source = convert(options.source, options.out, options.preprocess, options.at_once, progress=True)
     about = source.description
-    scored = any(name.startswith(("fc8", "score_fr")) for name in source.tensors)
-    classes = f"{about['num_classes']} classes" if scored else "without its classifier"
-    print(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {classes}")
+    print(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {_head(source)}")
+    if source.unused:
+        print(f"not used: {weights.listed(source.unused)}")
     print(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocess else ""))
     if about["model"] == FCN8s.__name__ and not source.own:
         print("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
+
+
+def _head(source: Source) -> str:
+    """What stands on the convolutions."""
+    if "fc7.weight" not in source.tensors:
+        return "without fc6, fc7 and the classifier"
+    scored = any(name.startswith(("fc8", "score_fr")) for name in source.tensors)
+    classes = f"{source.description['num_classes']} classes" if scored else "without its classifier"
+    hidden = source.description.get("hidden")
+    backbone = (CLASSIFIERS | FCN_CLASSES)[source.description["model"]].backbone
+    usual = backbone.scaled(backbone.hidden, source.description["width"])
+    return classes if hidden in (None, usual) else f"fc6 and fc7 of {hidden} channels, {classes}"
 
 
 def convert(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -36,13 +36,14 @@ class LoadReport(NamedTuple):
     def __str__(self) -> str:
         text = f"{len(self.loaded)} parameters loaded"
         if self.kept:
-            text += f"; left at their initial value: {_listed(self.kept)}"
+            text += f"; left at their initial value: {listed(self.kept)}"
         if self.unexpected:
-            text += f"; not used: {_listed(self.unexpected)}"
+            text += f"; not used: {listed(self.unexpected)}"
         return text
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names that may come from a file, the first eight of them."""
     return ", ".join(one_line(name, 80) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 

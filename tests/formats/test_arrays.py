@@ -172,8 +172,8 @@ def test_what_is_no_file_of_weights_says_what_to_do(tmp_path):
     for data in (b"", b"x", b"PK", b"<!DOCTYPE html>" + bytes(600), b"version https://git-lfs", bytes(600), b"\xff" * 600):
         path.write_bytes(data)
         refused(path, "not a readable file of weights: known are .safetensors and .npz")
-    archive(path, {"config.json": "{}", "model.weights.h5": "x"})
-    refused(path, r"\.keras archive: unzip it")
+    archive(path, {"config.json": "{}", "model.weights.h5": "x"}, ZIP_DEFLATED)
+    refused(path, r"\.keras archive that is compressed: unzip it")
     archive(path, {"readme.txt": ""})
     refused(path, "not a readable file of weights")
     with tarfile.open(path, "w") as file:

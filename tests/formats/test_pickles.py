@@ -10,77 +10,25 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 import pytest
 from hostile import read_all, refused, survives
+from pickled import (
+    MATRIX,
+    VALUES,
+    call,
+    dictionary,
+    legacy_file,
+    name,
+    number,
+    old_text,
+    program,
+    storage,
+    tensor,
+    text,
+    tup,
+    zip_file,
+)
 
 from tinyfcn.formats import open_weights, unpickle
 
-# A pickle's instructions, written here by hand: no PyTorch is needed to make a file of PyTorch.
-
-
-def text(s):
-    return b"X" + struct.pack("<L", len(s)) + s.encode()
-
-
-def old_text(s):
-    return b"U" + bytes([len(s)]) + s.encode()
-
-
-def number(n):
-    return b"J" + struct.pack("<l", n) if abs(n) < 1 << 31 else b"\x8a\x08" + struct.pack("<q", n)
-
-
-def tup(*parts):
-    return b"(" + b"".join(parts) + b"t"
-
-
-def name(module, attribute):
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def call(module, attribute, *arguments):
-    return name(module, attribute) + tup(*arguments) + b"R"
-
-
-def dictionary(items, string=text):
-    return b"}(" + b"".join(string(key) + value for key, value in items.items()) + b"u"
-
-
-def storage(key="0", numel=6, kind="Float", view=None, module="torch"):
-    parts = [text("storage"), name(module, f"{kind}Storage"), text(key), text("cpu"), number(numel)]
-    return tup(*parts, *([] if view is None else [view])) + b"Q"
-
-
-def tensor(stored=None, offset=0, size=(2, 3), stride=(3, 1), old=False):
-    arguments = [storage() if stored is None else stored, number(offset), tup(*map(number, size)), tup(*map(number, stride))]
-    if old:
-        return call("torch._utils", "_rebuild_tensor", *arguments)
-    return call("torch._utils", "_rebuild_tensor_v2", *arguments, b"\x89", call("collections", "OrderedDict"))
-
-
-def program(body):
-    return b"\x80\x02" + body + b"."
-
-
-def zip_file(path, body, storages=None, method=0, **more):
-    storages = {"0": VALUES.tobytes()} if storages is None else storages
-    with ZipFile(path, "w", method) as file:
-        file.writestr("net/data.pkl", program(body))
-        for key, data in storages.items():
-            file.writestr(f"net/data/{key}", data)
-        for entry, data in more.items():
-            file.writestr(f"net/{entry}", data)
-
-
-def legacy_file(path, body, storages=None, little=b"\x88", version=1001):
-    storages = {"0": VALUES} if storages is None else storages
-    magic = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-    keys = b"](" + b"".join(map(text, storages)) + b"e"
-    parts = [magic, number(version), b"}" + text("little_endian") + little + b"s", body, keys]
-    data = b"".join(struct.pack("<q", len(array)) + array.tobytes() for array in storages.values())
-    path.write_bytes(b"".join(map(program, parts)) + data)
-
-
-VALUES = np.arange(6, dtype=np.float32)
-MATRIX = VALUES.reshape(2, 3)
 FILES = [zip_file, legacy_file]
 
 
@@ -124,7 +72,7 @@ def test_a_training_checkpoint_of_torch_gives_the_network_s_tensors(path, zipped
     checkpoint = {"epoch": 3, "arch": "net", "best": np.float64(0.5), "optim_state_dict": optimiser.state_dict()}
     torch.save(checkpoint | {"model_state_dict": net.state_dict()}, path, _use_new_zipfile_serialization=zipped)
     found = read_all(path)
-    expected = net.module.state_dict()
+    expected = net.state_dict()
     assert list(found) == list(expected)
     assert all(np.array_equal(found[key], value.numpy()) for key, value in expected.items())
 
@@ -152,8 +100,25 @@ def test_files_made_without_torch_come_back(path, write):
         found = read_all(path)
         assert list(found) == ["w", "t", "v"]
         assert np.array_equal(found["w"], MATRIX) and np.array_equal(found["t"], MATRIX.T) and found["v"].tolist() == [4, 5]
-    write(path, dictionary({f"module.{key}": value for key, value in state.items()}))
-    assert list(read_all(path)) == ["w", "t", "v"]
+
+
+@pytest.mark.parametrize("write", FILES)
+def test_of_dicts_in_dicts_those_with_tensors_are_listed(path, write):
+    score, state = tensor(size=(), stride=()), dictionary({"w": tensor()})
+    cases = {
+        ("w",): {"net": state, "best": score, "optimizer": dictionary({"state": b"}" + number(0) + state + b"s"})},
+        ("a.w", "b.c.w"): {"a": state, "b": dictionary({"c": state, "d": dictionary({"x": score})})},
+        ("x", "a.w"): {"x": tensor(), "a": state},
+    }
+    for names, found in cases.items():
+        write(path, dictionary(found))
+        content = open_weights(path)
+        assert tuple(content.tensors) == names and len(content.metadata["dicts"]) == len(names)
+        assert all(np.array_equal(array.read(), MATRIX) for array in content.tensors.values())
+    write(path, dictionary({"a": state, "a.w": tensor()}))
+    refused(path, "a.w is there twice")
+    write(path, dictionary({"w": tensor(), **{str(n): b"}" for n in range(1000)}}))
+    refused(path, "more than 1000 dicts")
 
 
 def test_a_legacy_file_s_storage_may_be_a_part_of_another(path):

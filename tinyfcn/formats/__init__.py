@@ -2,8 +2,9 @@
 
 safetensors, npz    `arrays`
 pth                 `pickles`: torch.save, without PyTorch
-h5                  `keras`: Keras, with h5py
+h5                  `keras`: Keras, with h5py; also in a .keras archive
 caffemodel          `caffe`
+onnx                `onnx_model`, with the onnx package
 
 A reader is a function from a path to a `Content`. What it raises need not name the file: `open_weights` puts the path before it.
 """
@@ -26,9 +27,10 @@ from safetensors import SafetensorError
 from tinyfcn.errors import InputError, one_line
 
 DESCRIPTION = "tinyfcn"  # under this name files of this package say, in JSON, which network they hold
-KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and Caffe's .caffemodel"
+KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and .keras, Caffe's .caffemodel, and .onnx"
 DEFLATE = 1032  # a deflated byte gives at most so many: zlib's technical details
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, pickled
+IR_VERSION = b"\x08"  # tag of an ONNX model's first field
 NET_PARAMETER = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # tags of name, layers, input, layer: one begins a .caffemodel
 DAMAGE = (  # what Python, NumPy, safetensors and h5py raise when a file is not what its first bytes promise
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, SyntaxError),
@@ -47,7 +49,7 @@ class Tensor(NamedTuple):
 class Content(NamedTuple):
     """What a file holds."""
 
-    container: str  # "safetensors", "npz", "pth", "h5", "caffemodel"
+    container: str  # "safetensors", "npz", "pth", "h5", "caffemodel", "onnx"
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
 
@@ -72,19 +74,21 @@ def open_weights(path: Path | str) -> Content:
 
 
 def _reader(path: Path) -> Callable[[Path], Content]:
-    from tinyfcn.formats import arrays, caffe, keras, pickles
+    from tinyfcn.formats import arrays, caffe, keras, onnx_model, pickles
 
     with open(path, "rb") as file:
         start = file.read(512)
     if start.startswith(b"PK\3\4"):
         with ZipFile(path) as archive:
             names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise InputError(
+                "a TorchScript archive, which is code: with PyTorch, torch.save(torch.jit.load(FILE).state_dict(), 'state.pth')"
+            )
         if any(name.endswith("/data.pkl") for name in names):
             return pickles.read_zip
         if "model.weights.h5" in names:
-            raise InputError(
-                "a .keras archive: unzip it and give its model.weights.h5, or save with model.save_weights('x.weights.h5')"
-            )
+            return keras.read_archive
         if any(name.endswith(".npy") for name in names):
             return arrays.read_npz
     elif start.startswith(LEGACY):
@@ -97,6 +101,8 @@ def _reader(path: Path) -> Callable[[Path], Content]:
         raise InputError("a tar archive, as PyTorch wrote before 2017: load it with PyTorch and torch.save its state dict again")
     elif start.startswith(NET_PARAMETER):
         return caffe.read
+    elif start.startswith(IR_VERSION):
+        return onnx_model.read
     raise InputError(f"not a readable file of weights: known are {KNOWN}")
 
 

@@ -6,17 +6,26 @@ legacy       .h5 of Keras 1 and 2, keras/legacy/saving/legacy_h5_format.py: attr
 .weights.h5  of Keras 2.13 and 3, keras/saving/saving_lib.py: /layers/LAYER/vars/0, 1, ... LAYER is the class and a number in the
              model's order, conv2d, conv2d_1, ..., until an attribute "name" gives the layer's own. In 2.13 "layers" is
              "_layer_checkpoint_dependencies", under Windows with a backslash behind it.
+.keras       a zip archive with such a file, model.weights.h5.
+
+A model may be a layer of another one. In a legacy file, its group then has the datasets of all its layers, and their names begin
+with these layers'; in the newer ones, its group has layers of its own. Either way they are listed as MODEL/LAYER.
 
 The HDF5 library, in C, parses the bytes; a file that was damaged on purpose can make it run on without end.
 """
 
 from __future__ import annotations
 
+import io
+import re
+import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
@@ -24,29 +33,83 @@ from tinyfcn.errors import InputError
 from tinyfcn.formats import DEFLATE, Content, Tensor
 
 LAYERS = ("layers", "_layer_checkpoint_dependencies")
+ARCHIVED = "model.weights.h5"  # in a .keras archive
+Part = tuple[int, int]  # start and size of a file's bytes
 
 
-def read(path: Path) -> Content:
-    """List a file's arrays as LAYER/0, the kernel, and LAYER/1, the bias; raises InputError where h5py is not installed."""
+def read(path: Path, part: Part | None = None) -> Content:
+    """List the arrays of a file, or of one that is a part of it, as LAYER/0, the kernel, and LAYER/1, the bias.
+
+    Raises InputError where h5py is not installed.
+    """
     tensors: dict[str, Tensor] = {}
-    with _h5py(path) as file:
+    with _h5py(path, part) as file:
         for layer, places in _legacy(file) or _numbered(file):
             for i, place in enumerate(places):
                 name = f"{layer}/{i}"
                 if name in tensors:
                     raise InputError(f"{name} is there twice")
-                tensors[name] = _tensor(path, file, name, place)
+                tensor = _tensor(path, part, file, name, place)
+                if tensor is not None:
+                    tensors[name] = tensor
     if not tensors:
         raise InputError("an HDF5 file, but none of Keras: no layer_names and no /layers/LAYER/vars")
     return Content("h5", tensors, {})
 
 
-def _h5py(path: Path) -> Any:
+def read_archive(path: Path) -> Content:
+    """List the arrays of a .keras archive, which keeps its weights as they are: raises InputError where they are compressed."""
+    with ZipFile(path) as archive, open(path, "rb") as file:
+        info = archive.getinfo(ARCHIVED)
+        if info.compress_type != ZIP_STORED or info.flag_bits & 1:
+            raise InputError(f"a .keras archive that is compressed: unzip it and give its {ARCHIVED}")
+        file.seek(info.header_offset)
+        name, extra = struct.unpack("<26x2H", file.read(30))
+    start = info.header_offset + 30 + name + extra
+    if start + info.file_size > path.stat().st_size:
+        raise InputError(f"{ARCHIVED} lies outside the file")
+    return read(path, (start, info.file_size))
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, path: Path, part: Part) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._start, self._size = part
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        left = max(0, min(len(buffer), self._size - self._at))
+        self._file.seek(self._start + self._at)
+        read = self._file.readinto(memoryview(buffer)[:left])
+        self._at += read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _h5py(path: Path, part: Part | None) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
         raise InputError('reading HDF5 needs h5py: pip install "tinyfcn[keras]"') from None
-    return h5py.File(path, "r")
+    if part is None:
+        with h5py.File(path, "r") as file:
+            yield file
+    else:
+        with _Window(path, part) as window, h5py.File(window, "r") as file:
+            yield file
 
 
 def _legacy(file: Any) -> list[tuple[str, list[str]]]:
@@ -56,31 +119,37 @@ def _legacy(file: Any) -> list[tuple[str, list[str]]]:
     found = []
     top = _child(file, root)
     for layer in _listed(top, "layer_names"):
-        group = _child(top, layer)
-        found.append((layer, [f"{root}/{layer}/{name}" for name in _listed(group, "weight_names")]))
+        names = _listed(_child(top, layer), "weight_names")
+        parts: dict[str, list[str]] = {}  # the layers of a model that is a layer: its datasets may be in another order
+        for name in names:
+            parts.setdefault(_inner(name), []).append(f"{root}/{layer}/{name}")
+        found += [(layer if len(parts) == 1 else f"{layer}/{part}", places) for part, places in parts.items()]
     return found
 
 
-def _numbered(file: Any) -> list[tuple[str, list[str]]]:
-    found = []
-    for layer, place in sorted(_groups(file), key=lambda found: _numeric(found[0])):
-        group = _child(file, place)
-        if "vars" not in group:
+def _inner(name: str) -> str:
+    """The layer whose weight or bias has this name: block1_conv1 of block1_conv1/kernel:0, and of block1_conv1_W_1:0."""
+    found = re.match(r"(.*)/|(.*?)_(?:W|b|gamma|beta|(?:running|moving)_[a-z]+)(?:_\d+)?(?::0)?$", name)
+    return found[1] or found[2] if found else ""
+
+
+def _numbered(group: Any, place: str = "", model: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield (layer, paths of its datasets) in order, those of models that are layers with their names before."""
+    import h5py
+
+    for key in sorted(group, key=_numeric):
+        if not place and key == "optimizer":
             continue
-        variables = _child(group, "vars")
-        name = variables.attrs.get("name", group.attrs.get("name", layer))
-        found.append((_text(name), [f"{place}/vars/{key}" for key in sorted(variables.keys(), key=_numeric)]))
-    return found
-
-
-def _groups(file: Any) -> Iterator[tuple[str, str]]:
-    """Yield (name, path) of the layers' groups."""
-    for key in file:
-        top, _, layer = key.partition("\\")
-        if top in LAYERS and layer:
-            yield layer, key
-        elif top in LAYERS:
-            yield from ((layer, f"{key}/{layer}") for layer in _child(file, key).keys())  # noqa: SIM118
+        child = _child(group, key)
+        if not isinstance(child, h5py.Group) or key == "vars":
+            continue
+        layer = "/".join(part for part in key.split("\\") if part not in LAYERS)
+        if "vars" in child:
+            variables = _child(child, "vars")
+            layer = _text(variables.attrs.get("name", child.attrs.get("name", layer)))
+            places = [f"{place}{key}/vars/{number}" for number in sorted(variables, key=_numeric)]
+            yield "/".join(filter(None, (model, layer))), places
+        yield from _numbered(child, f"{place}{key}/", "/".join(filter(None, (model, layer))))
 
 
 def _numeric(name: str) -> tuple[str, int]:
@@ -111,21 +180,23 @@ def _child(group: Any, place: str) -> Any:
     return group
 
 
-def _tensor(path: Path, file: Any, name: str, place: str) -> Tensor:
-    """Describe a dataset, when it is of floating-point numbers that lie in this file."""
+def _tensor(path: Path, part: Part | None, file: Any, name: str, place: str) -> Tensor | None:
+    """Describe a dataset of floating-point numbers that lie in this file; None for whole numbers: counts and seeds."""
     import h5py
 
     data = _child(file, place)
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise InputError(f"{name} ({place}) is not an array in this file: refused")
+    if data.dtype.kind in "iu":
+        return None
     if data.dtype.kind != "f" or _text(data.attrs.get("dtype", "")) == "bfloat16":
         raise InputError(f"{name} ({place}) is {data.attrs.get('dtype', data.dtype)}, expected floating-point numbers")
     stored = data.id.get_storage_size()
     if data.shape is None or stored > path.stat().st_size or data.nbytes > stored * (1 if data.chunks is None else DEFLATE):
         raise InputError(f"{name} ({place}) has shape {data.shape}, but {stored} bytes in the file")
-    return Tensor(data.shape, data.dtype, partial(_read, path, place))
+    return Tensor(data.shape, data.dtype, partial(_read, path, part, place))
 
 
-def _read(path: Path, place: str) -> np.ndarray:
-    with _h5py(path) as file:
+def _read(path: Path, part: Part | None, place: str) -> np.ndarray:
+    with _h5py(path, part) as file:
         return np.asarray(_child(file, place)[()])

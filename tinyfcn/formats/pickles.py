@@ -24,8 +24,8 @@ from tinyfcn.formats import Content, Tensor
 from tinyfcn.formats.unpickle import Parameter, Storage, View, counts, unpickle
 
 LONGEST = 1 << 24  # bytes of a pickle; VGG's has 5000
-WRAPPERS = ("model_state_dict", "state_dict", "model")  # where training scripts put the state dict
-MODULE = "module."  # nn.DataParallel's prefix
+WRAPPERS = ("model_state_dict", "state_dict", "model")  # where training scripts put the state dict, beside others
+PARTS, DEPTH, LONGEST_NAME = 1000, 8, 1024  # of dicts in dicts, and of their keys, where tensors are looked for
 
 
 def read_zip(path: Path) -> Content:
@@ -103,18 +103,43 @@ def read_legacy(path: Path) -> Content:
 
 
 def _content(path: Path, found: Any, starts: dict[str, int]) -> Content:
-    """Find the state dict in what was pickled and list its tensors; `starts` are the storages' positions in the file."""
-    if type(found) is dict:
-        found = next((found[key] for key in WRAPPERS if type(found.get(key)) is dict), found)
-    if type(found) is not dict:
+    """List the tensors of what was pickled; `starts` are the storages' positions in the file.
+
+    Of several dicts of tensors those count that are in one with a usual name. If there are still several, a tensor's name begins
+    with its dict's, and the metadata's "dicts" are these beginnings.
+    """
+    dicts = _dicts(found)
+    for key in WRAPPERS:
+        dicts = {place: views for place, views in dicts.items() if key in place} or dicts
+    if not dicts:
         raise InputError("holds no tensors by name: save model.state_dict()")
-    values = {name: value.data if isinstance(value, Parameter) else value for name, value in found.items()}
-    views = {name: value for name, value in values.items() if type(name) is str and isinstance(value, View)}
-    if not views:
-        raise InputError("holds no tensors by name: save model.state_dict()")
-    if all(name.startswith(MODULE) for name in views):
-        views = {name.removeprefix(MODULE): view for name, view in views.items()}
-    return Content("pth", {name: _tensor(path, name, view, starts) for name, view in views.items()}, {})
+    tensors = {}
+    beginnings = ["".join(f"{key}." for key in place) if len(dicts) > 1 else "" for place in dicts]
+    for beginning, views in zip(beginnings, dicts.values(), strict=True):
+        for name, view in views.items():
+            if f"{beginning}{name}" in tensors:
+                raise InputError(f"{beginning}{name} is there twice")
+            tensors[f"{beginning}{name}"] = _tensor(path, name, view, starts)
+    return Content("pth", tensors, {"dicts": beginnings})
+
+
+def _dicts(found: Any) -> dict[tuple[str, ...], dict[str, View]]:
+    """All dicts of tensors in what was pickled, by the keys that lead there.
+
+    What has no axes is a count or a score and makes no dict of tensors. An optimiser's state has numbers for keys.
+    """
+    dicts: dict[tuple[str, ...], dict[str, View]] = {}
+    parts: list[tuple[tuple[str, ...], dict]] = [((), found)] if type(found) is dict else []
+    for place, part in parts:  # which grows
+        if len(parts) > PARTS or len(place) > DEPTH:
+            raise InputError(f"has more than {PARTS} dicts, or deeper ones than {DEPTH}, where a state dict is expected: refused")
+        named = {name: value for name, value in part.items() if type(name) is str and len(name) <= LONGEST_NAME}
+        values = {name: value.data if isinstance(value, Parameter) else value for name, value in named.items()}
+        views = {name: value for name, value in values.items() if isinstance(value, View)}
+        if any(view.size != () for view in views.values()):
+            dicts[place] = views
+        parts += [((*place, name), value) for name, value in named.items() if type(value) is dict]
+    return dicts
 
 
 def _tensor(path: Path, name: str, view: View, starts: dict[str, int]) -> Tensor:

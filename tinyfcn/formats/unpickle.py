@@ -26,6 +26,7 @@ CODES = ("<f4", "<f8", "<f2", "<i8", "<i4", "<i2", "i1", "u1", "?")
 STORAGES = {
     f"torch{cuda}.{kind}Storage": np.dtype(code) for kind, code in zip(KINDS, CODES, strict=True) for cuda in ("", ".cuda")
 }
+MODULES = b"ctorch.nn.modules."  # how a pickled model names its layers' classes
 TO_MARK = ("TUPLE", "SETITEMS", "APPENDS")  # instructions that take all that is on the stack above the last mark
 TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "APPEND": 1, "REDUCE": 2, "NEWOBJ": 2, "BUILD": 1, "BINPERSID": 1}
 
@@ -150,7 +151,7 @@ def unpickle(stream: BytesIO, storages: dict[str, Storage]) -> Any:
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[arg])
             case "GLOBAL":
-                stack.append(_named(arg.replace(" ", ".")))
+                stack.append(_named(arg.replace(" ", "."), stream))
             case "REDUCE" | "NEWOBJ":
                 stack.append(_call(*taken))
             case "BUILD":
@@ -165,11 +166,13 @@ def unpickle(stream: BytesIO, storages: dict[str, Storage]) -> Any:
     return stack.pop()
 
 
-def _named(name: str) -> Name:
+def _named(name: str, stream: BytesIO) -> Name:
     if name.endswith("BFloat16Storage"):
         raise InputError(f"holds bfloat16 ({name}), which NumPy has not: save it as float32")
     if name not in CALLS and name not in STORAGES:
-        raise InputError(f"asks for {name}, which is no tensor: refused")
+        whole = MODULES in stream.getvalue()
+        hint = "; it is a whole model: where it opens, torch.save(model.state_dict(), 'state.pth')" if whole else ""
+        raise InputError(f"asks for {name}, which is no tensor: refused{hint}")
     return Name(name)
 
 
