@@ -96,14 +96,14 @@ def _positive(value: Any) -> bool:
 
 FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
     "num_classes": lambda value: type(value) is int and value > 0,
-    "width": lambda value: _positive(value),
+    "width": _positive,
     "hidden": lambda value: type(value) is int and value > 0,
     "preprocessing": lambda value: value is None or (type(value) is str and value in PREPROCESSING),
     "padding": lambda value: value in PADDINGS,
     "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
     "scales": lambda value: type(value) is dict and all(type(k) is str and _positive(v) for k, v in value.items()),
     "classes": lambda value: type(value) is list and all(type(name) is str for name in value),
-    "zoom": lambda value: _positive(value),
+    "zoom": _positive,
     "max_side": lambda value: value is None or (type(value) is int and value > 0),
 }
 
