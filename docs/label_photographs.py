@@ -1,4 +1,4 @@
-"""The free photographs in data/photographs, labelled by trained networks: `python docs/label_photographs.py OUT.png RUN...`.
+"""The free photographs in data/photographs, labelled by trained networks: `python docs/label_photographs.py OUT RUN...`.
 
 The first row has the photographs; below, a row for each run has them tinted with their labels, as the paper's figure 4 compares
 its stages. A legend names the classes that were found.
@@ -51,7 +51,7 @@ def draw(photographs: list[np.ndarray], rows: list[list[np.ndarray]], classes: l
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("out", type=Path, metavar="OUT.png")
+    parse.add_argument("out", type=Path, metavar="OUT", help="a .png or .jpg file")
     parse.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or a file of weights")
     options = parse.parse_args()
     photographs = [read_image(path) for path in sorted(PHOTOGRAPHS.glob("*.jpg"))]
