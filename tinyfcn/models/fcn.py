@@ -55,8 +55,8 @@ class FCN(Network):
 
     num_classes       C, with the background
     width             scales every hidden channel count; 1.0 is the paper's
-    hidden            channels of fc6 and fc7, by default 4096 x width. Where these two layers start from random numbers, since
-                      only VGG16's convolutions were to be had, an eighth of the paper's 4096 learns faster from few images
+    hidden            channels of fc6 and fc7, by default 4096 x width. Where only VGG16's convolutions are to be had, these two
+                      layers start from random numbers: 120 million with the paper's 4096 channels, 13 million with 512
     padding           "paper" or "same", see `paddings`; the same weights serve both
     dropout           rate after fc6 and fc7, entry by entry, while training
     learn_upsampling  "none" fixes all upsampling to bilinear (the authors' published files); "skip" learns the x2 layers and
