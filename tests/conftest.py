@@ -13,3 +13,17 @@ def device(request):
     """Run a test on each device that is there; see devices.py."""
     with devices.device(request.param):
         yield request.param
+
+
+@pytest.fixture
+def call_convert(capsys, monkeypatch):
+    """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""
+    from tinyfcn import command, convert
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
+        status = command.run(convert.main)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

@@ -293,28 +293,17 @@ def test_a_trunk_without_a_classifier_is_enough(tmp_path, vgg):
 # The command
 
 
-@pytest.fixture
-def call(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
-        status = command.run(convert.main)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def test_the_command_says_what_it_found(tmp_path, vgg, call):
+def test_the_command_says_what_it_found(tmp_path, vgg, call_convert):
     save_file(published.timm_vgg16(vgg), tmp_path / "a")
-    status, out, _ = call(tmp_path / "a", tmp_path / "out.safetensors")
+    status, out, _ = call_convert(tmp_path / "a", tmp_path / "out.safetensors")
     assert status == 0
     assert "VGG16, layers named as by timm, 32 tensors, width 0.03125, 7 classes" in out
     assert "images are prepared as for torchvision" in out and "out.safetensors:" in out
 
 
-def test_the_command_warns_that_at_once_looks_alike(tmp_path, call):
+def test_the_command_warns_that_at_once_looks_alike(tmp_path, call_convert):
     save_file(fcn(FCN8s), tmp_path / "a")
-    status, out, _ = call(tmp_path / "a", tmp_path / "out.safetensors")
+    status, out, _ = call_convert(tmp_path / "a", tmp_path / "out.safetensors")
     assert status == 0 and "add --at-once" in out
 
 
@@ -330,10 +319,10 @@ def test_the_command_warns_that_at_once_looks_alike(tmp_path, call):
         (["a", "out.npz", "--preprocess", "x"], "invalid choice"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path, vgg, call, monkeypatch, arguments, message):
+def test_what_is_wrong_is_one_line(tmp_path, vgg, call_convert, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     save_file(published.timm_vgg16(vgg), "a")
-    status, out, err = call(*arguments)
+    status, out, err = call_convert(*arguments)
     assert status == 2 and out == "" and len(err.splitlines()) == 1 and message in err
     assert [p.name for p in Path().iterdir()] == ["a"]
 
@@ -476,7 +465,7 @@ def test_a_link_stays_a_link_and_a_folder_a_folder(tmp_path):
     assert (tmp_path / "link.npz").is_symlink() and (tmp_path / "real.npz").is_file()
 
 
-def test_a_file_without_preprocessing_is_not_used_silently(tmp_path, call):
+def test_a_file_without_preprocessing_is_not_used_silently(tmp_path, call_convert):
     net = FCN32s(3, WIDTH)
     weights.write(tmp_path / "a.npz", net.tensors(), net.description() | {"preprocessing": None})
     with pytest.raises(InputError, match="does not say how its images are prepared"):
@@ -501,9 +490,9 @@ def test_numbers_too_large_for_float32_are_refused(tmp_path, vgg):
         convert.convert(tmp_path / "a", tmp_path / "b.npz")
 
 
-def test_names_in_a_file_cannot_break_the_line(tmp_path, call):
+def test_names_in_a_file_cannot_break_the_line(tmp_path, call_convert):
     save_file({"a\nb\x1b[31m": zeros(2), "c" * 2000: zeros(1)}, tmp_path / "a")
-    status, _, err = call(tmp_path / "a", tmp_path / "b.npz")
+    status, _, err = call_convert(tmp_path / "a", tmp_path / "b.npz")
     assert status == 2 and len(err.splitlines()) == 1 and "\x1b" not in err and len(err) < 1200
 
 

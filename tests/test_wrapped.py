@@ -10,7 +10,7 @@ import published
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tinyfcn import command, convert
+from tinyfcn import convert
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16, FCN8s, FCN32s
 from tinyfcn.schemes import CORNER, FINGERPRINTS
@@ -661,31 +661,20 @@ def test_deep_dicts_are_refused(path):
 # The command
 
 
-@pytest.fixture
-def call(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
-        status = command.run(convert.main)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def test_the_command_says_what_was_found_and_what_was_not_used(path, vgg, call):
+def test_the_command_says_what_was_found_and_what_was_not_used(path, vgg, call_convert):
     WRITE["pth"](path, with_head(vgg, **{f"head__{k}__weight": (2, 2) for k in range(10)}))
     out = path.with_name("out.safetensors")
-    status, text, _ = call(path, out, "--preprocess", "torchvision")
+    status, text, _ = call_convert(path, out, "--preprocess", "torchvision")
     assert status == 0
     assert "VGG16's 13 convolutions, layers named as by torchvision, 26 tensors, width 0.03125, " in text
     assert "without fc6, fc7 and the classifier\n" in text
     listed = ", ".join(f"head.{k}.weight" for k in range(8))
     assert f"\nnot used: {listed} and 2 more\n" in text
-    status, text, _ = call(out, path.with_name("again.npz"))
+    status, text, _ = call_convert(out, path.with_name("again.npz"))
     assert status == 0 and "VGG16 of this package, 26 tensors" in text and "without fc6, fc7 and the classifier" in text
 
 
-def test_the_command_says_how_many_channels_fc6_has_where_they_are_others(path, vgg, call):
+def test_the_command_says_how_many_channels_fc6_has_where_they_are_others(path, vgg, call_convert):
     tensors = published.torchvision_vgg16(published.draw(VGG16, 3, WIDTH))
     for name, shape in (
         ("0.weight", (20, 784)),
@@ -696,5 +685,5 @@ def test_the_command_says_how_many_channels_fc6_has_where_they_are_others(path, 
     ):
         tensors[f"classifier.{name}"] = np.ones(shape, np.float32)
     save_file(tensors, path)
-    status, text, _ = call(path, path.with_name("out.npz"), "--preprocess", "torchvision")
+    status, text, _ = call_convert(path, path.with_name("out.npz"), "--preprocess", "torchvision")
     assert status == 0 and "width 0.03125, fc6 and fc7 of 20 channels, 3 classes" in text and "not used" not in text

@@ -286,8 +286,9 @@ class Run:
             self.net.scales = {}
         if config.from_run:
             best = paths(Path(config.from_run)).best
+            before = weights.read_description(best)
             if measured:
-                self.net.scales = weights.read_description(best).get("scales", {})
+                self.net.scales = before.get("scales", {})
             trained, told = initialise(self.net, best)
         elif config.init:
             trained, told = initialise(self.net, config.init, config.preprocessing)
@@ -295,7 +296,7 @@ class Run:
             self.net.preprocessing = config.preprocessing or self.net.preprocessing
         refuse_frozen_noise(self.net, trained)
         if config.from_run:
-            trained = set(weights.read_description(best).get("trained", ()))
+            trained = set(before.get("trained", ()))
         if config.trunk_rate != 1 and not trained:
             raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
         self.set_trained(trained)
