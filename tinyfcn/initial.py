@@ -23,11 +23,26 @@ def sizes_of(source: Source) -> dict[str, Any]:
     return sizes
 
 
-def initialise(net: FCN, path: Path | str, preprocessing: str | None = None) -> tuple[set[str], str]:
+def scales_of(source: Source, net: FCN) -> dict[str, float]:
+    """The constants that a file's skips are scaled by, for those of the network's skips whose scores it holds."""
+    kind = FCN_CLASSES.get(source.model)
+    if kind is None:
+        return {}
+    scales = source.description.get("scales", kind.published_scales)
+    fitting = [skip for skip in net.skips if skip in kind.skips and _fits(source, net, f"{skip}.weight")]
+    return {skip: scales.get(skip, 1.0) for skip in fitting}
+
+
+def _fits(source: Source, net: FCN, name: str) -> bool:
+    return name in source.tensors and source.tensors[name].shape == net.params[name].shape
+
+
+def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, measured: bool = False) -> tuple[set[str], str]:
     """Take over the weights of a file as far as they fit; returns the layers that come trained from it, and an account.
 
     Score layers of other classes stay as they are. `preprocessing` is what a user says where the file cannot tell, or where the
-    user knows better than a foreign file's names. Raises InputError where the file cannot be used.
+    user knows better than a foreign file's names. Where scales of skips are to be `measured`, those that come with scores from
+    the file are taken over; else they must be the network's. Raises InputError where the file cannot be used.
     """
     source = recognise(path)
     about = source.description
@@ -35,11 +50,11 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None) -> 
         own = getattr(net, option)
         if value != own:
             raise InputError(f"{path}: its {option} is {value:g}, the network's is {own:g}: add --{option} {value:g}")
-    kind = FCN_CLASSES.get(source.model)
-    if kind is not None:
-        scales = about.get("scales", kind.published_scales)
-        if any(scales.get(skip, 1.0) != net.scales.get(skip, 1.0) for skip in kind.skips if skip in net.skips):
-            raise InputError(f"{path} holds an {kind.__name__}, whose skips have other scales than those of this network")
+    theirs = scales_of(source, net)
+    if measured:
+        net.scales = theirs
+    elif any(scale != net.scales.get(skip, 1.0) for skip, scale in theirs.items()):
+        raise InputError(f"{path} holds an {source.model}, whose skips have other scales than those of this network")
     stated = about.get("preprocessing") if source.own or not preprocessing else None
     net.preprocessing = settle_preprocessing(path, stated, preprocessing, "--preprocessing")
     tensors = {name: tensor.read() for name, tensor in source.tensors.items()}

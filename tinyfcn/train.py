@@ -175,7 +175,10 @@ def _new(given: dict[str, Any]) -> Run:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
-    if told := run.start():
+    told = run.start()
+    if "trunk_rate" in given and not run.trained:
+        raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
+    if told:
         print(told)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -235,9 +238,10 @@ def risk(config: Config) -> str | None:
     """What is known to destroy trained weights."""
     rate = config.lr * config.trunk_rate
     if config.init and config.width >= FULL and config.optimiser == "adam" and rate > HIGHEST:
+        usual = options_of("finetune", config.model)
         return (
             f"Adam at a rate of {rate:g} is known to destroy VGG16's weights within some steps; "
-            f"--recipe finetune takes {options_of('finetune', config.model)['lr']:g}"
+            f"--recipe finetune takes {usual['lr'] * usual['trunk_rate']:g}"
         )
     return None
 

@@ -287,18 +287,14 @@ class Run:
         if config.from_run:
             best = paths(Path(config.from_run)).best
             before = weights.read_description(best)
-            if measured:
-                self.net.scales = before.get("scales", {})
-            trained, told = initialise(self.net, best)
+            trained, told = initialise(self.net, best, measured=measured)
         elif config.init:
-            trained, told = initialise(self.net, config.init, config.preprocessing)
+            trained, told = initialise(self.net, config.init, config.preprocessing, measured)
         else:
             self.net.preprocessing = config.preprocessing or self.net.preprocessing
         refuse_frozen_noise(self.net, trained)
         if config.from_run:
             trained = set(before.get("trained", ()))
-        if config.trunk_rate != 1 and not trained:
-            raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
         self.set_trained(trained)
         if measured:
             pixels, _ = make_batch(self.train_set, config, 0)
