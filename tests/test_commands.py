@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,23 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     assert later["score_pool4"] == scales["score_pool4"] and later.keys() == {"score_pool4", "score_pool3"}
     assert call(train, "--resume", tmp_path / "8s", "--steps", 2)[0] == 0
     assert read_description(tmp_path / "8s" / "last.safetensors")["scales"] == later
+
+
+def test_scales_come_with_the_scores_that_they_belong_to(trunk, voc, call, tmp_path):
+    """Skips whose scores a file holds keep its scales, 1 where it has none; others are measured."""
+    small = ["--data", voc, "--size", "32", "--steps", 1, "--evaluations", 1]
+    options = ["--width", 0.03125, "--hidden", 16]
+    assert call(train, *small, *options, "--model", "fcn16s", "--out", tmp_path / "16s")[0] == 0
+    start = ["--init", tmp_path / "16s", "--model", "fcn8s", "--skip-scales", "measured"]
+    assert call(train, *small, *start, "--out", tmp_path / "8s")[0] == 0
+    scales = read_description(tmp_path / "8s" / "last.safetensors")["scales"]
+    assert scales["score_pool4"] == 1 and scales["score_pool3"] != 1
+
+    more = tmp_path / "voc"
+    shutil.copytree(voc, more)
+    (more / "classes.txt").write_text((voc / "classes.txt").read_text() + "another\n")  # so that all scores are new
+    assert call(train, *small, *start, "--data", more, "--out", tmp_path / "more")[0] == 0
+    assert read_description(tmp_path / "more" / "last.safetensors")["scales"]["score_pool4"] != 1
 
 
 def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):
