@@ -79,3 +79,29 @@ def test_what_numpy_computes_with_is_told(monkeypatch):
 def test_an_unknown_device_is_named(device):
     with pytest.raises(ValueError, match=f"device must be auto, cpu or gpu, got {device!r}"):
         backend.choose_device(device)
+
+
+@pytest.mark.parametrize(
+    "files, quota",
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, np.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
+        ({"cpu.max": "nonsense"}, np.inf),
+        ({}, np.inf),
+    ],
+)
+def test_a_container_s_cpu_quota_limits_the_threads(files, quota, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert backend._cpu_quota(tmp_path) == quota
+    monkeypatch.delenv("TINYFCN_THREADS", raising=False)
+    monkeypatch.setattr(backend, "CGROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    backend._usable_cores.cache_clear()
+    try:
+        assert backend.thread_count() == min(8, max(1, int(np.ceil(min(quota, 100)))))
+    finally:
+        backend._usable_cores.cache_clear()

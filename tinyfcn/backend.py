@@ -7,9 +7,11 @@ and device in `to_host` and `to_device` and nowhere else.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,8 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from tinyfcn.errors import InputError, one_line
+
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
 Array = Any  # numpy.ndarray or cupy.ndarray; the two have no common type
 
@@ -122,12 +126,13 @@ def why_no_gpu() -> str | None:
 
 
 def describe_device(xp: ModuleType) -> str:
-    """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS SkylakeX, 2 threads", "CuPy 14.0.1, NVIDIA H100"."""
+    """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS 0.3.31 SkylakeX, 2 threads", "CuPy 14.0.1, H100"."""
     if xp is np:
+        plain = ["TINYFCN_CONV=plain"] if os.environ.get("TINYFCN_CONV") == "plain" else []
         libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
-        names = {f"{info['internal_api']} {info.get('architecture', '')}".strip() for info in libraries}
+        names = {" ".join(filter(None, map(info.get, ("internal_api", "version", "architecture")))) for info in libraries}
         names = {name.replace("openblas", "OpenBLAS").replace("mkl", "MKL") for name in names}
-        return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads"])
+        return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads", *plain])
     properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
     return f"CuPy {xp.__version__}, {properties['name'].decode()}"
 
@@ -145,11 +150,30 @@ def processor_name() -> str:
 def thread_count() -> int:
     """Threads that bands run on: TINYFCN_THREADS, or one for each core that this process may use.
 
-    Raises InputError where TINYFCN_THREADS is no number from 1 up.
+    A container's CPU quota counts: with 1.5 cores' worth of time on a machine of 64, that is 2. Raises InputError where
+    TINYFCN_THREADS is no number from 1 up.
     """
     text = os.environ.get("TINYFCN_THREADS")
     if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _usable_cores()
     if not (text.isdecimal() and int(text) > 0):
         raise InputError(f"TINYFCN_THREADS must be a number of threads from 1 up, got {text!r}")
     return int(text)
+
+
+@cache
+def _usable_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota(CGROUPS))))
+
+
+def _cpu_quota(cgroups: Path) -> float:
+    """How many cores' worth of time Linux grants this container: its quota over its period, infinite where there is none."""
+    for files in ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):  # of cgroups in version 2, and in version 1
+        try:
+            quota, period = " ".join((cgroups / file).read_text(encoding="ascii") for file in files).split()
+            if int(quota) > 0:
+                return int(quota) / int(period)
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return math.inf

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from tinyfcn.data import IGNORE, palette
+
+# Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
 
 
 def colour(label: np.ndarray) -> np.ndarray:
@@ -26,7 +26,10 @@ def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None,
 
 
 def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], path: str | Path) -> None:
-    """A picture with a row an example, (image, truth, prediction), and a legend of the classes that occur."""
+    """A picture with a row per example, (image, truth, prediction), and a legend of the classes that occur."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     present = np.unique(np.concatenate([np.concatenate([t.ravel(), p.ravel()]) for _, t, p in rows]))
     aspect = np.mean([image.shape[0] / image.shape[1] for image, _, _ in rows])
     figure = Figure(figsize=(9, 0.7 + len(rows) * 3 * aspect + 0.25 * (len(present) // 5 + 1)), layout="constrained")
@@ -45,6 +48,8 @@ def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], class
 
 def curves(log: str | Path, path: str | Path) -> None:
     """The loss and the validation scores of a log.csv over the steps."""
+    from matplotlib.figure import Figure
+
     with open(log, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(9, 3.5), layout="constrained")
