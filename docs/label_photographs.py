@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 
 from tinyfcn.backend import to_host
 from tinyfcn.data import palette, read_image
+from tinyfcn.inference import load_network, predict
 from tinyfcn.plot import overlay
-from tinyfcn.trainer import load_network, predict
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
 SMALLEST = 0.005  # share of a photograph from which on the legend names a class

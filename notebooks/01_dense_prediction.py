@@ -37,10 +37,13 @@ from lesson import BLUE, attempt, plt
 from PIL import Image
 
 from tinyfcn.data import IGNORE, VOC_CLASSES, Shapes, VOCSegmentation, normalise, palette, write_voc
+from tinyfcn.data.loader import make_batch
+from tinyfcn.inference import predict
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCN8s
 from tinyfcn.optim import Adam, poly
-from tinyfcn.trainer import Config, make_batch, predict, train_step
+from tinyfcn.run import Config
+from tinyfcn.training import train_step
 
 # %% [markdown]
 # ## A label for every pixel

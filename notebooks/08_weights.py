@@ -53,10 +53,13 @@ from lesson import BLACK, BLUE, COLOURS, GREEN, ORANGE, RED, attempt, show_sourc
 from tinyfcn import ops, schemes, sources, weights
 from tinyfcn.convert import convert
 from tinyfcn.data import IGNORE, PREPROCESSING, Shapes, normalise
+from tinyfcn.data.loader import make_batch
 from tinyfcn.errors import InputError
 from tinyfcn.formats import open_weights, unpickle
+from tinyfcn.inference import evaluate, load_network, predict
 from tinyfcn.models import VGG16, FCN8s, FCN32s
-from tinyfcn.trainer import Config, build_optimiser, evaluate, load_network, make_batch, predict, train_step
+from tinyfcn.run import Config
+from tinyfcn.training import build_optimiser, train_step
 
 TEMPORARY = TemporaryDirectory()  # where this notebook writes
 FOLDER = Path(TEMPORARY.name)

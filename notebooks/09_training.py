@@ -45,11 +45,14 @@ from lesson import BLACK, BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt,
 from tinyfcn import ops
 from tinyfcn.backend import describe_device
 from tinyfcn.data import IGNORE, Shapes, VOCSegmentation, normalise, write_voc
+from tinyfcn.data.loader import make_batch
 from tinyfcn.errors import InputError
+from tinyfcn.inference import evaluate, predict
 from tinyfcn.metrics import SCORES, ConfusionMatrix
 from tinyfcn.models import FCNS, FCN8s, FCN16s, FCN32s
 from tinyfcn.optim import SCHEDULES, SGD
-from tinyfcn.trainer import Config, build_optimiser, evaluate, make_batch, predict, train_step
+from tinyfcn.run import Config
+from tinyfcn.training import build_optimiser, train_step
 
 WIDTH = 1 / 16
 TRAIN, VAL = Shapes("train"), Shapes("val")

@@ -52,7 +52,7 @@ from tinyfcn.contenders import CLASSES, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import winograd
 from tinyfcn.optim import SGD
-from tinyfcn.trainer import train_step
+from tinyfcn.training import train_step
 
 MS, GB = 1e-3, 1e9
 

@@ -14,11 +14,14 @@ import published
 import pytest
 from PIL import Image
 
-from tinyfcn import command, evaluate, predict, train, trainer
-from tinyfcn.data import Shapes, palette, read_image, write_label, write_voc
+from tinyfcn import command, evaluate, predict, train, training
+from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
+from tinyfcn.data.loader import make_batch
+from tinyfcn.inference import load_network
 from tinyfcn.models import VGG16
 from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.recipes import RECIPES
+from tinyfcn.run import Config, read_config
 from tinyfcn.weights import read, read_description
 
 SMALL = ["--width", "0.03125", "--size", "32", "--batch-size", "2", "--evaluations", "2"]
@@ -102,17 +105,17 @@ def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, mon
     options = ["--data", voc, *SMALL, "--steps", 6, "--dropout", 0.5]
     assert call(train, *options, "--out", tmp_path / "whole")[0] == 0
 
-    steps, true_step = iter(range(100)), trainer.train_step
+    steps, true_step = iter(range(100)), training.train_step
 
     def interrupted(*arguments):
         if next(steps) == 3:
             signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step, which is done whole before the run stops
         return true_step(*arguments)
 
-    monkeypatch.setattr(trainer, "train_step", interrupted)
+    monkeypatch.setattr(training, "train_step", interrupted)
     status, out, _ = call(train, *options, "--out", tmp_path / "parts")
     assert status == 130 and "stopped at step 4" in out and f"--resume {tmp_path / 'parts'}" in out
-    monkeypatch.setattr(trainer, "train_step", true_step)
+    monkeypatch.setattr(training, "train_step", true_step)
     assert call(train, "--resume", tmp_path / "parts")[0] == 0
 
     whole, parts = (read(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
@@ -190,7 +193,7 @@ def test_a_foreign_file_of_convolutions_starts_a_run(trunk, voc, call, tmp_path)
     tensors, description = read(tmp_path / "d" / "best.safetensors")
     assert description["preprocessing"] == "caffe" and description["width"] == 1 / 32 and description["hidden"] == 16
     assert all(np.array_equal(tensors[name], p) for name, p in params.items())  # --trunk-rate 0
-    random = trainer.build_network(trainer.Config(width=1 / 32, hidden=16), 7).params
+    random = training.build_network(Config(width=1 / 32, hidden=16), 7).params
     assert all(not np.array_equal(tensors[f"{layer}.weight"], random[f"{layer}.weight"]) for layer in ("fc6", "fc7", "score_fr"))
 
 
@@ -207,7 +210,7 @@ def test_layers_that_come_trained_learn_at_a_rate_of_their_own_through_stages_an
     assert call(train, *options, "--steps", 2, "--out", tmp_path / "32s")[0] == 0
     first, description = read(tmp_path / "32s" / "last.safetensors")
     assert description["trained"] == sorted({name.partition(".")[0] for name in params})
-    fresh = trainer.build_network(trainer.Config(model="fcn32s", width=1 / 32, hidden=16), 7).params
+    fresh = training.build_network(Config(model="fcn32s", width=1 / 32, hidden=16), 7).params
     assert 0.5e-4 < moved(first, params, "conv5_3") < 1e-4 and 0.5e-3 < moved(first, fresh, "fc7") < 1e-3
 
     assert call(train, "--model", "fcn16s", "--from", tmp_path / "32s", "--out", tmp_path / "16s")[0] == 0
@@ -244,13 +247,13 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     status, out, err = call(train, *options, "--model", "fcn16s", "--out", tmp_path / "16s")
     assert status == 0, err
     scales = read_description(tmp_path / "16s" / "last.safetensors")["scales"]
-    net, _ = trainer.load_network(tmp_path / "16s")
+    net, _ = load_network(tmp_path / "16s")
     assert scales.keys() == {"score_pool4"} and net.scales == scales and f"features times {scales['score_pool4']:.3g}" in out
 
-    run = trainer.Run(trainer.Config(**trainer.read_config(tmp_path / "16s")), tmp_path / "again")
+    run = training.Run(Config(**read_config(tmp_path / "16s")), tmp_path / "again")
     run.start()
-    pixels, _ = trainer.make_batch(run.train_set, run.config, 0)
-    run.net._start(x := trainer.normalise(pixels, "caffe"), False)
+    pixels, _ = make_batch(run.train_set, run.config, 0)
+    run.net._start(x := normalise(pixels, "caffe"), False)
     pool4 = trunk_forward(run.net, run.net.backbone, x, 1)[3]
     assert scales["score_pool4"] == pytest.approx(1 / np.sqrt(np.mean(pool4.astype(np.float64) ** 2)), rel=1e-5)
 
@@ -527,7 +530,7 @@ def test_evaluate_refuses_data_of_other_classes(run_folder, voc, call, tmp_path)
 
 def test_the_command_line_itself(tmp_path):
     """In a process of its own: exit status 2, one line on stderr, no traceback."""
-    env = os.environ | {"PYTHONPATH": str(Path(trainer.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-m", "tinyfcn.train", "--data", "nowhere"], cwd=tmp_path, env=env, capture_output=True, text=True
     )

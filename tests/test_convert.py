@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 from tinyfcn import command, convert, evaluate, predict, train, weights
 from tinyfcn.data import VOC_CLASSES
 from tinyfcn.errors import InputError
+from tinyfcn.inference import load_network
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.ops import bilinear_weight
 from tinyfcn.schemes import FINGERPRINTS
 from tinyfcn.sources import recognise
-from tinyfcn.trainer import load_network
 
 WIDTH = 1 / 32
 

@@ -11,7 +11,7 @@ import standin
 from devices import get, put
 from networks import gradient_functions
 
-from tinyfcn import backend, command, contenders, report, stopwatch, train, trainer
+from tinyfcn import backend, command, contenders, report, stopwatch, train, training
 from tinyfcn.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
 from tinyfcn.data import PREPROCESSING, normalise
 from tinyfcn.gradcheck import check_gradient
@@ -120,9 +120,9 @@ def test_steps_give_the_cpu_s_parameters_and_nothing_crosses(xp, optimiser, opti
     labels[labels == 3] = 255
     there_x, there_labels = put(x), put(labels)
     for step in range(3):
-        expected = trainer.train_step(here, one, x, labels)
+        expected = training.train_step(here, one, x, labels)
         with standin.counting() as crossed:
-            loss = trainer.train_step(there, two, there_x, there_labels)
+            loss = training.train_step(there, two, there_x, there_labels)
         assert step == 0 or not crossed
         assert loss.shape == () and float(get(loss)) == pytest.approx(float(expected), rel=1e-10)
     agree(there.params, here.params)
@@ -133,7 +133,7 @@ def test_a_label_that_is_no_class_makes_the_loss_nan_without_waiting(xp):
     net = FCN8s(3, 1 / 32, "same", xp=xp)
     labels = np.zeros((1, 40, 40), np.uint8)
     labels[0, 3, 5] = 3
-    loss = trainer.train_step(net, SGD(0.1), put(draw(1, 3, 40, 40, dtype=np.float32)), put(labels))
+    loss = training.train_step(net, SGD(0.1), put(draw(1, 3, 40, 40, dtype=np.float32)), put(labels))
     assert np.isnan(float(get(loss)))
 
 
@@ -177,8 +177,10 @@ SMALL = ("--subset", 12, "--batch-size", 4, "--evaluations", 1, "--width", 1 / 1
 
 
 def test_an_epoch_is_that_of_the_cpu(xp, capfd, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "REPORT_EVERY", 2)
-    monkeypatch.setattr(trainer, "open_dataset", lambda *a, f=trainer.open_dataset: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:]))
+    monkeypatch.setattr(training, "REPORT_EVERY", 2)
+    monkeypatch.setattr(
+        training, "open_dataset", lambda *a, f=training.open_dataset: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:])
+    )
     found = {}
     for device in "cpu", "gpu":
         status, out, err = run(capfd, *SMALL, "--epochs", 1, "--device", device, "--out", tmp_path / device)
@@ -197,15 +199,15 @@ def test_an_epoch_is_that_of_the_cpu(xp, capfd, tmp_path, monkeypatch):
 @pytest.mark.parametrize("xp", ["standin"], indirect=True)
 def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_else(xp, capfd, tmp_path, monkeypatch):
     seen: list[list[int]] = []
-    step = trainer.train_step
+    step = training.train_step
 
     def counted(*arguments):
         crossed = standin.transfers
         seen.append([len(crossed.to_device), len(crossed.to_host), len(crossed.synchronisations)])
         return step(*arguments)
 
-    monkeypatch.setattr(trainer, "train_step", counted)
-    monkeypatch.setattr(trainer, "REPORT_EVERY", 4)
+    monkeypatch.setattr(training, "train_step", counted)
+    monkeypatch.setattr(training, "REPORT_EVERY", 4)
     status, _, err = run(capfd, *SMALL, "--steps", 8, "--device", "gpu", "--out", tmp_path / "run")
     assert status == 0, err
     without, with_report = [2, 0, 0], [2, 1, 0]  # to the device, to the host, and waits; in the first step, constants cross too

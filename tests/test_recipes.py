@@ -8,8 +8,8 @@ import pytest
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCNS
 from tinyfcn.recipes import RECIPES, options_of
+from tinyfcn.run import Config
 from tinyfcn.train import _size
-from tinyfcn.trainer import Config
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 MODELS = {"FCN-32s": "fcn32s", "FCN-16s": "fcn16s", "FCN-8s": "fcn8s", "FCN-8s at once": "fcn8s-atonce"}

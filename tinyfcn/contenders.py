@@ -140,7 +140,7 @@ def forward(work: Work) -> Job:
 
 
 def step(work: Work) -> Job:
-    from tinyfcn.trainer import train_step  # brings Matplotlib, which would count as memory elsewhere
+    from tinyfcn.training import train_step
 
     net, (x, labels), optimiser = network(work), _batch(work), OPTIMISERS[work.task](LEARNING_RATE)
     return Job(lambda: train_step(net, optimiser, x, labels), *(3 * amount for amount in _amounts(net, work)))

@@ -16,10 +16,11 @@ from tinyfcn import command, weights
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.formats import Tensor
+from tinyfcn.inference import load_network
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, FCN8s, FCN8sAtOnce
 from tinyfcn.onnx_file import write_onnx
+from tinyfcn.run import paths
 from tinyfcn.sources import Source, recognise, settle_preprocessing
-from tinyfcn.trainer import load_network, paths
 
 DESCRIPTION = """\
 Turn a file of weights into another. What SOURCE holds is recognised by its content:

@@ -6,20 +6,16 @@ import sys
 from pathlib import Path
 
 from tinyfcn import command
+from tinyfcn.data.loader import open_dataset
 from tinyfcn.errors import InputError
+from tinyfcn.inference import evaluate, load_network, plot_predictions
 from tinyfcn.report import device_line, report, write_metrics
-from tinyfcn.trainer import (
-    evaluate,
-    load_network,
-    open_dataset,
-    plot_predictions,
-    read_config,
-)
+from tinyfcn.run import read_config
 
 
 def parser() -> command.Parser:
     parse = command.Parser(
-        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU a class."
+        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU per class."
     )
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
@@ -57,9 +53,8 @@ def main() -> None:
     out = options.out or home / f"evaluation-{name}"
     view = options.zoom or description.get("zoom", 1.0), description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    metrics = write_metrics(
-        out / "metrics.json", evaluate(net, dataset, *view), dataset.classes, images=len(dataset), zoom=view[0]
-    )
+    metrics = evaluate(net, dataset, *view).summary(dataset.classes) | {"images": len(dataset), "zoom": view[0]}
+    write_metrics(out / "metrics.json", metrics)
     plot_predictions(net, dataset, out / "predictions.png", *view)
     print(device_line(net.xp, options.device))
     print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")

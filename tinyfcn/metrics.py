@@ -10,7 +10,10 @@ With n[i, j] the pixels of class i predicted as class j, t[i] = sum_j n[i, j] th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +25,8 @@ SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou
 class ConfusionMatrix:
     """Counts pixels by true and predicted class, and computes the scores from the counts.
 
-    Classes that no label has are left out of
-    the means: their IU and accuracy are NaN in `iou` and `accuracy`. Without any pixel, all scores are NaN.
+    Classes that no label has are left out of the means: their IU and accuracy are NaN in `iou` and `accuracy`. Without any pixel,
+    all scores are NaN.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -93,6 +96,11 @@ class ConfusionMatrix:
     def scores(self) -> dict[str, float]:
         """The four scores by name."""
         return {name: getattr(self, name) for name in SCORES}
+
+    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+        """All scores by name: the four, IU for each class (None where no label has it), and what the baseline scores."""
+        iou = {name: None if math.isnan(value) else float(value) for name, value in zip(classes, self.iou, strict=True)}
+        return self.scores() | {"iou": iou, "constant_baseline": self.constant_baseline().scores()}
 
     def constant_baseline(self) -> ConfusionMatrix:
         """What predicting the most frequent class at every pixel would have scored on the same labels."""

@@ -20,7 +20,42 @@ Update = Callable[[str, Array], None]
 BIAS_RATE = 2.0  # times the learning rate of weights
 
 
-class SGD:
+class Optimiser:
+    """What both share: rates, and the moments that are kept from step to step."""
+
+    moments: int  # arrays of each parameter's size that are kept
+
+    def __init__(self, lr: float, weight_decay: float, rates: Mapping[str, float] | None) -> None:
+        self.lr, self.weight_decay, self.rates = lr, weight_decay, dict(rates or {})
+        self.steps = 0  # done so far
+        self.state: dict[str, Array] = {}  # the moments by name
+
+    def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
+        """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
+        update = self.begin({name: params[name] for name in grads}, factor)
+        for name, gradient in grads.items():
+            update(name, gradient)
+
+    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+        """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
+        raise NotImplementedError
+
+    def restore(self, state: Mapping[str, Array], steps: int) -> None:
+        """Go on after `steps` steps with the moments that were kept, which are taken over and not copied."""
+        self.state, self.steps = dict(state), steps
+
+    def _lr_and_decay(self, name: str, factor: float) -> tuple[float, float]:
+        lr = self.lr * factor * self.rates.get(name, 1.0)
+        return (lr * BIAS_RATE, 0.0) if name.endswith(".bias") else (lr, self.weight_decay)
+
+    def _moment(self, name: str, like: Array) -> Array:
+        """The moment `name`, which is 0 at first, in the order in memory of the parameter `like`."""
+        kept = self.state.get(name)
+        self.state[name] = array_module(like).zeros_like(like) if kept is None else in_order_of(like, kept)
+        return self.state[name]
+
+
+class SGD(Optimiser):
     """Stochastic gradient descent with momentum, as in Caffe:
 
         v <- momentum v - lr (g + weight_decay w),    w <- w + v
@@ -29,25 +64,20 @@ class SGD:
     The paper's: momentum 0.9 with batches of 20 (Long et al. 2015, section 4.3).
     """
 
-    moments = 1  # arrays of each parameter's size that are kept from step to step
+    moments = 1  # v
 
     def __init__(
         self, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, rates: Mapping[str, float] | None = None
     ) -> None:
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.rates = dict(rates or {})
-        self.state: dict[str, Array] = {}  # name -> v
-
-    def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
-        """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        _update_all(self.begin({name: params[name] for name in grads}, factor), grads)
+        super().__init__(lr, weight_decay, rates)
+        self.momentum = momentum
 
     def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
-        """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
-        moments = {name: _moment(self.state, name, p) for name, p in params.items()}
+        self.steps += 1
+        moments = {name: self._moment(name, p) for name, p in params.items()}
 
         def update(name: str, gradient: Array) -> None:
-            lr, decay = _lr_and_decay(name, self.lr * factor * self.rates.get(name, 1.0), self.weight_decay)
+            lr, decay = self._lr_and_decay(name, factor)
 
             def chunk(w: Array, g: Array, v: Array) -> None:
                 v *= self.momentum
@@ -61,7 +91,7 @@ class SGD:
         return update
 
 
-class Adam:
+class Adam(Optimiser):
     """Adam (Kingma and Ba, 2015), with weight decay apart from the gradient (Loshchilov and Hutter, 2019):
 
         m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2
@@ -70,7 +100,7 @@ class Adam:
     The choice for training from scratch, where layers' gradients differ by orders of magnitude.
     """
 
-    moments = 2  # arrays of each parameter's size that are kept from step to step
+    moments = 2  # m and v
 
     def __init__(
         self,
@@ -80,25 +110,18 @@ class Adam:
         weight_decay: float = 0.0,
         rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
-        self.rates = dict(rates or {})
-        self.steps = 0
-        self.state: dict[str, Array] = {}  # name.m, name.v
-
-    def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
-        """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        _update_all(self.begin({name: params[name] for name in grads}, factor), grads)
+        super().__init__(lr, weight_decay, rates)
+        self.betas, self.eps = betas, eps
 
     def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
-        """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
         self.steps += 1
-        moments = {name: [_moment(self.state, f"{name}.{m}", p) for m in "mv"] for name, p in params.items()}
+        moments = {name: [self._moment(f"{name}.{m}", p) for m in "mv"] for name, p in params.items()}
         b1, b2 = self.betas
         rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
 
         def update(name: str, gradient: Array) -> None:
             xp = array_module(gradient)
-            lr, decay = _lr_and_decay(name, self.lr * factor * self.rates.get(name, 1.0), self.weight_decay)
+            lr, decay = self._lr_and_decay(name, factor)
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 m += (1 - b1) * (g - m)
@@ -125,11 +148,6 @@ def poly(progress: float) -> float:
 SCHEDULES = {"poly": poly, "constant": constant}
 
 
-def _update_all(update: Update, grads: dict[str, Array]) -> None:
-    for name, gradient in grads.items():
-        update(name, gradient)
-
-
 def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *moments: Array) -> None:
     """Call `change` with pieces of the arrays; parameter and moments are updated through them.
 
@@ -138,13 +156,3 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
     if not (param.flags.c_contiguous or (param.ndim == 4 and pixels(param).flags.c_contiguous)):
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
     in_pieces(change, param, gradient, *moments)
-
-
-def _lr_and_decay(name: str, lr: float, weight_decay: float) -> tuple[float, float]:
-    return (lr * BIAS_RATE, 0.0) if name.endswith(".bias") else (lr, weight_decay)
-
-
-def _moment(state: dict[str, Array], name: str, like: Array) -> Array:
-    """The moment `name`, which is 0 at first, in the order in memory of the parameter `like`."""
-    state[name] = in_order_of(like, state[name]) if name in state else array_module(like).zeros_like(like)
-    return state[name]

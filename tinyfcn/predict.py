@@ -14,8 +14,8 @@ from tinyfcn import command, plot
 from tinyfcn.backend import to_host
 from tinyfcn.data import read_image, write_label
 from tinyfcn.errors import InputError
+from tinyfcn.inference import load_network, predict
 from tinyfcn.report import device_line
-from tinyfcn.trainer import load_network, predict
 
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from tinyfcn.backend import choose_device, describe_device, why_no_gpu
 from tinyfcn.errors import InputError
-from tinyfcn.metrics import SCORES, ConfusionMatrix
+from tinyfcn.metrics import SCORES
 
 
 def open_device(device: str) -> ModuleType:
@@ -59,13 +58,9 @@ def describe(scores: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
 
 
-def write_metrics(path: Path, matrix: ConfusionMatrix, classes: tuple[str, ...], **extra: Any) -> dict[str, Any]:
-    """Write metrics.json, and return what it says: the four scores, IU a class (null where no label has the class), and
-    the baseline's scores."""
-    iou = {name: None if math.isnan(value) else float(value) for name, value in zip(classes, matrix.iou, strict=True)}
-    content = matrix.scores() | {"iou": iou, "constant_baseline": matrix.constant_baseline().scores()} | extra
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return content
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics.json: what `ConfusionMatrix.summary` says, and what else is known of the run."""
+    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def report(metrics: dict[str, Any]) -> str:
@@ -73,7 +68,7 @@ def report(metrics: dict[str, Any]) -> str:
     lines = [f"{'':24}{'this net':>10}{'one class':>11}    (one class: the most frequent one everywhere)"]
     for name in SCORES:
         lines.append(f"{name.replace('_', ' '):24}{metrics[name]:10.3f}{metrics['constant_baseline'][name]:11.3f}")
-    lines += ["", f"{'IU a class':24}"]
+    lines += ["", f"{'IU per class':24}"]
     for name, value in metrics["iou"].items():
         lines.append(f"  {name:22}" + ("  not in the labels" if value is None else f"{value:10.3f}"))
     return "\n".join(lines)

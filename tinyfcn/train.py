@@ -14,6 +14,7 @@ from typing import Any
 from tinyfcn import command
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.data.balance import CLASS_WEIGHTS
+from tinyfcn.data.loader import open_dataset
 from tinyfcn.errors import InputError
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
@@ -21,8 +22,9 @@ from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.report import device_line, report
+from tinyfcn.run import Config, paths, read_config
 from tinyfcn.sources import recognise
-from tinyfcn.trainer import Config, Run, open_dataset, paths, read_config
+from tinyfcn.training import Run
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on one core.

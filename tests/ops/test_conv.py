@@ -1,4 +1,4 @@
-"""tinyfcn.ops.conv: values and gradients against loops, edge cases, layouts, memory, and bad arguments."""
+"""tinyfcn.ops.conv2d, by the ways conv and columns: values and gradients against loops, edge cases, layouts, memory, errors."""
 
 import tracemalloc
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinyfcn.backend import pixels
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
-from tinyfcn.ops import winograd
+from tinyfcn.ops import columns, conv, conv2d, taps, winograd
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -22,6 +22,11 @@ QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=Non
 
 def draw(*shape, seed=0, dtype=np.float64):
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
+
+
+def force(monkeypatch, way):
+    """Let every convolution be computed in one way."""
+    monkeypatch.setattr(conv2d, "choose", lambda *_: way)
 
 
 def without_groups(weight, groups):
@@ -101,17 +106,21 @@ def test_any_shape_and_option_equals_the_loops(case):
 @pytest.mark.parametrize("band", [(1, 1), (200, 1), (1, 10**4), (2000, 5)], ids=str)
 @pytest.mark.parametrize("options", [{"padding": 1}, {"stride": (3, 2), "padding": (2, 1), "dilation": 2}], ids=str)
 def test_the_size_of_a_band_changes_nothing(monkeypatch, band, options):
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
+    force(monkeypatch, columns)
+    monkeypatch.setattr(columns, "BAND_BYTES", band[0])
+    monkeypatch.setattr(columns, "BAND_COLUMNS", band[1])
     agree_with_reference(draw(5, 2, 8, 7), draw(3, 2, 3, 3), draw(3), **options)
 
 
-@pytest.fixture(params=["plain", "fast"])
+@pytest.fixture(params=["plain", "columns", "fast"])
 def path(request, monkeypatch):
-    """Both ways of computing a 3x3 convolution at stride 1."""
-    monkeypatch.setenv("TINYFCN_CONV", request.param)
+    """All ways of computing a 3x3 convolution at stride 1; others go by columns, or as they stand."""
+    if request.param == "columns":
+        force(monkeypatch, columns)
+    else:
+        monkeypatch.setenv("TINYFCN_CONV", request.param)
     for threshold in "WINOGRAD_CHANNELS", "WINOGRAD_PIXELS":
-        monkeypatch.setattr(f"tinyfcn.ops.conv.{threshold}", 1)
+        monkeypatch.setattr(conv2d, threshold, 1)
 
 
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", ""])
@@ -165,7 +174,7 @@ def test_groups_equal_the_loops_over_weights_that_are_zero_between_groups(
 @pytest.mark.parametrize("band", [1, 200, 1 << 22])
 def test_bands_and_threads_change_nothing_about_groups(path, monkeypatch, band, threads):
     for name, value in ("BAND_BYTES", band), ("BAND_COLUMNS", 1), ("SHARED_BYTES", 0):
-        monkeypatch.setattr(f"tinyfcn.ops.conv.{name}", value)
+        monkeypatch.setattr(columns, name, value)
     monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     x = np.asfortranarray(draw(2, 4, 9, 8))
     agree_with_reference(x, draw(6, 2, 3, 3), draw(6), groups=2, relu=True, padding=1)
@@ -192,8 +201,8 @@ def test_large_groups_go_winograd_s_way_and_agree_with_the_plain_one(monkeypatch
 
 
 def test_groups_too_small_for_winograd_go_the_plain_way(monkeypatch):
-    monkeypatch.delattr(winograd, "correlate")
-    monkeypatch.delattr(winograd, "correlate_weight_gradient")
+    monkeypatch.delattr(winograd, "forward")
+    monkeypatch.delattr(winograd, "weight_gradient")
     for channels, filters in (20, 10), (10, 20):  # of each group; together there are enough
         x, weight = draw(1, 2 * channels, 9, 9), draw(2 * filters, channels, 3, 3)
         y, cache = ops.conv2d_forward(x, weight, groups=2, padding=1)
@@ -223,9 +232,9 @@ def expected():
 @pytest.mark.parametrize("band", [(1, 1), (1, 20), (500, 1), (1 << 22, 256)], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_bands_and_threads_change_nothing_and_the_bits_are_the_same_every_run(monkeypatch, expected, case, band, threads):
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band[0])
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band[1])
-    monkeypatch.setattr("tinyfcn.ops.conv.SHARED_BYTES", 0)
+    force(monkeypatch, columns)
+    for name, value in ("BAND_BYTES", band[0]), ("BAND_COLUMNS", band[1]), ("SHARED_BYTES", 0):
+        monkeypatch.setattr(columns, name, value)
     monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     x_shape, w_shape, options = CASES[case]
     runs = []
@@ -240,8 +249,9 @@ def test_bands_and_threads_change_nothing_and_the_bits_are_the_same_every_run(mo
 @pytest.mark.parametrize("block", [1, 7 * 12 * 8 * 2])
 def test_weights_in_blocks_change_nothing(monkeypatch, expected, block):
     """Blocks of one or two input channels, as of weights that take much memory."""
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", 1)
-    monkeypatch.setattr("tinyfcn.ops.conv.BLOCK_BYTES", block)
+    force(monkeypatch, columns)
+    monkeypatch.setattr(columns, "BAND_BYTES", 1)
+    monkeypatch.setattr(columns, "BLOCK_BYTES", block)
     x_shape, w_shape, options = CASES["one output"]
     y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), **options)
     found = y, *ops.conv2d_backward(draw(*y.shape, seed=9), cache)
@@ -251,6 +261,7 @@ def test_weights_in_blocks_change_nothing(monkeypatch, expected, block):
 
 @ON_CPU
 def test_a_wrong_number_of_threads_is_refused(monkeypatch):
+    force(monkeypatch, columns)
     monkeypatch.setenv("TINYFCN_THREADS", "none")
     with pytest.raises(InputError, match="TINYFCN_THREADS must be a number of threads from 1 up, got 'none'"):
         call()
@@ -269,19 +280,22 @@ def poison(monkeypatch):
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("band", [1, 1 << 22])
+@pytest.mark.parametrize("band", [1, 1 << 22, None])
 @pytest.mark.parametrize("case", CASES)
 def test_memory_is_set_before_it_is_read(monkeypatch, case, band, relu):
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band)
+    force(monkeypatch, columns if band else conv)
+    monkeypatch.setattr(columns, "BAND_BYTES", band)
     poison(monkeypatch)
     x_shape, w_shape, options = CASES[case]
     y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), relu=relu, **options)
     assert all(np.isfinite(a).all() for a in (y, *ops.conv2d_backward(draw(*y.shape), cache)))
 
 
+@pytest.mark.parametrize("way", [conv, columns, winograd, taps], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("band_bytes", [1 << 22, 1])
-def test_batch_of_none_gives_zero_gradients(monkeypatch, band_bytes):
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", band_bytes)  # weights of more bytes are shared out in another way
+def test_batch_of_none_gives_zero_gradients(monkeypatch, band_bytes, way):
+    force(monkeypatch, way)
+    monkeypatch.setattr(columns, "BAND_BYTES", band_bytes)  # weights of more bytes are shared out in another way
     poison(monkeypatch)
     y, cache = ops.conv2d_forward(draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3), padding=1)
     dx, dweight, dbias = ops.conv2d_backward(y, cache)
@@ -335,10 +349,10 @@ def extra_memory(function, *arguments, **options):
 
 
 @ON_CPU
-@pytest.mark.parametrize("path", ["plain", "fast"])
-def test_memory_of_a_large_convolution_stays_bounded(monkeypatch, path):
+@pytest.mark.parametrize("way", [columns, winograd], ids=lambda way: way.__name__)
+def test_memory_of_a_large_convolution_stays_bounded(monkeypatch, way):
     # its column matrix would take 1.1 GB
-    monkeypatch.setenv("TINYFCN_CONV", path)
+    force(monkeypatch, way)
     monkeypatch.setenv("TINYFCN_THREADS", "2")  # each holds a band
     x, weight = draw(1, 64, 698, 698, dtype=np.float32), draw(64, 64, 3, 3, dtype=np.float32)
     (y, cache), forward = extra_memory(ops.conv2d_forward, x, weight, padding=1)

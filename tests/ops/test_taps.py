@@ -1,4 +1,4 @@
-"""tinyfcn.ops.taps, by way of conv2d with weights that lie in memory tap by tap, against the loops."""
+"""tinyfcn.ops.taps, by way of conv2d, against the loops."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from devices import ops
 from tinyfcn.backend import pixels
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import FCN8s
-from tinyfcn.ops import taps
+from tinyfcn.ops import conv2d, taps
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -22,10 +22,16 @@ def tap_by_tap(weight):
 
 
 @pytest.fixture
+def always(monkeypatch):
+    """Lets every convolution be computed tap by tap."""
+    monkeypatch.setattr(conv2d, "choose", lambda *_: taps)
+
+
+@pytest.fixture
 def taken(monkeypatch):
-    """Counts the calls of the two functions."""
+    """Counts the calls of the three functions."""
     calls = []
-    for name in "correlate", "gradients":
+    for name in "forward", "input_gradient", "weight_gradient":
         function = getattr(taps, name)
         monkeypatch.setattr(taps, name, lambda *a, f=function, n=name, **o: (calls.append(n), f(*a, **o))[1])
     return calls
@@ -42,10 +48,12 @@ CASES = {  # size of x, kernel, padding
 }
 
 
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("order", [np.array, tap_by_tap], ids=["as they are", "tap by tap"])
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_equal_the_loops_and_bits_are_the_same_every_run(monkeypatch, taken, case, relu, threads):
+def test_values_and_gradients_equal_the_loops_and_bits_are_the_same_every_run(monkeypatch, case, relu, threads, order):
     monkeypatch.setenv("TINYFCN_THREADS", threads)
     size, kernel, padding = CASES[case]
     x, weight, bias = draw(2, 3, *size), draw(5, 3, *kernel), draw(5)
@@ -54,25 +62,24 @@ def test_values_and_gradients_equal_the_loops_and_bits_are_the_same_every_run(mo
     dy = draw(*expected.shape, seed=9)
     runs = []
     for _ in range(2):
-        y, cache = ops.conv2d_forward(x, tap_by_tap(weight), bias, padding=padding, relu=relu)
+        y, cache = ops.conv2d_forward(x, order(weight), bias, padding=padding, relu=relu)
         runs.append([y, *ops.conv2d_backward(dy, cache)])
         nothing, dweight, dbias = ops.conv2d_backward(dy, cache, need_dx=False)
         assert nothing is None and (dweight == runs[-1][2]).all() and (dbias == runs[-1][3]).all()
-    assert taken == 2 * ["correlate", "gradients", "gradients"]
     wanted = np.where(passes, expected, 0), *reference.conv2d_backward(np.where(passes, dy, 0), x, weight, padding=padding)
     for first, second, right in zip(*runs, wanted, strict=True):
         np.testing.assert_allclose(first, right, rtol=1e-11, atol=1e-11)
         np.testing.assert_array_equal(first, second)
-    assert all(pixels(a).flags.c_contiguous for a in runs[0][:3])  # y, dx, and dweight as its weight
+    assert all(pixels(a).flags.c_contiguous for a in runs[0][:3])  # y, dx, and dweight, which lies tap by tap
 
 
-def test_gradient_check(taken):
+@pytest.mark.usefixtures("always")
+def test_gradient_check():
     x = np.asfortranarray(draw(2, 3, 4, 3))
     weight = draw(4, 3, 5, 5)
     check_gradient(
         lambda x, w, b: ops.conv2d_forward(x, tap_by_tap(w), b, padding=2, relu=True), ops.conv2d_backward, x, weight, draw(4)
     )
-    assert set(taken) == {"correlate", "gradients"}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
@@ -83,26 +90,30 @@ def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, ta
         monkeypatch.setenv("TINYFCN_CONV", way)
         y, cache = ops.conv2d_forward(x, weight, bias, padding=3)
         found.append([y, *ops.conv2d_backward(draw(*y.shape, dtype=dtype), cache)])
-    assert taken == ["correlate", "gradients"]
+    assert taken == ["forward", "weight_gradient", "input_gradient"]
     for a, b in zip(*found, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=np.abs(b).max() * (1e-13 if dtype == np.float64 else 2e-6))
 
 
-def test_a_batch_of_none_gives_zero_gradients():
-    y, cache = ops.conv2d_forward(np.ones((0, 2, 3, 3)), tap_by_tap(draw(4, 2, 3, 3)), np.ones(4), padding=1)
-    dx, dweight, dbias = ops.conv2d_backward(np.ones((0, 4, 3, 3)), cache)
-    assert y.shape == (0, 4, 3, 3) and dx.shape == (0, 2, 3, 3)
-    assert not dweight.any() and dweight.shape == (4, 2, 3, 3) and not dbias.any()
-
-
-@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2}, {"groups": 2}], ids=str)
-def test_strides_dilations_and_groups_go_by_columns(taken, options):
-    weight = draw(4, 3, 3, 3)
-    x = draw(1, 3 * options.get("groups", 1), 7, 7)
-    found, wanted = (ops.conv2d_forward(x, w, padding=1, **options)[0] for w in (tap_by_tap(weight), weight))
-    assert not taken
-    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize(
+    ("kernel", "options", "goes"),
+    [
+        ((7, 7), {"padding": 3}, True),
+        ((6, 6), {"padding": (0, 1)}, True),
+        ((5, 7), {"padding": 3}, False),
+        ((7, 7), {}, False),
+        ((7, 7), {"padding": 3, "stride": 2}, False),
+        ((7, 7), {"padding": 3, "dilation": 2}, False),
+    ],
+    ids=str,
+)
+def test_large_kernels_that_hang_over_the_border_go_this_way(taken, kernel, options, goes):
+    x, weight = draw(1, 3, 13, 14), draw(4, 3, *kernel)
+    for order in np.array, tap_by_tap:  # only shapes matter
+        found, _ = ops.conv2d_forward(x, order(weight), **options)
+        np.testing.assert_allclose(found, reference.conv2d(x, weight, **options), rtol=1e-11, atol=1e-11)
+    assert taken == 2 * ["forward"] * goes
 
 
 def test_a_padded_fc6_goes_this_way_also_from_a_file(taken, tmp_path):
@@ -113,7 +124,7 @@ def test_a_padded_fc6_goes_this_way_also_from_a_file(taken, tmp_path):
     same = FCN8s(num_classes=3, width=1 / 32, padding="same", dropout=0, seed=2)
     same.load(tmp_path / "net.safetensors")
     np.testing.assert_array_equal(same.forward(x), scores)
-    assert taken == ["correlate", "correlate"]
+    assert taken == ["forward", "forward"]
     wide = FCN8s(num_classes=3, width=1 / 32, dropout=0, seed=2)
     wide.load(tmp_path / "net.safetensors")
     wide.forward(x)

@@ -107,8 +107,8 @@ def test_no_bias_gives_no_bias_gradient():
 
 @pytest.mark.parametrize("band", [1, 3, 20, 10**6])
 def test_the_size_of_a_band_changes_nothing(monkeypatch, band):
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_BYTES", 1)
-    monkeypatch.setattr("tinyfcn.ops.conv.BAND_COLUMNS", band)
+    monkeypatch.setattr("tinyfcn.ops.columns.BAND_BYTES", 1)
+    monkeypatch.setattr("tinyfcn.ops.columns.BAND_COLUMNS", band)
     agree_with_reference(draw(3, 2, 5, 3), draw(2, 3, 4, 3), draw(3), stride=(2, 1), padding=1, output_padding=(1, 0))
 
 

@@ -25,9 +25,9 @@ POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2)]  # and infinity
 @pytest.fixture(autouse=True, scope="module")
 def winograd_wherever_it_can():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinyfcn.ops.conv.WINOGRAD_CHANNELS", 1)
-        patch.setattr("tinyfcn.ops.conv.WINOGRAD_PIXELS", 1)
-        patch.setattr("tinyfcn.ops.winograd.WORTH_WAKING_BYTES", 1)  # small maps, too, are shared between threads
+        patch.setattr("tinyfcn.ops.conv2d.WINOGRAD_CHANNELS", 1)
+        patch.setattr("tinyfcn.ops.conv2d.WINOGRAD_PIXELS", 1)
+        patch.setattr("tinyfcn.ops.tiles.WORTH_WAKING_BYTES", 1)  # small maps, too, are shared between threads
         patch.delenv("TINYFCN_CONV", raising=False)
         yield
 

@@ -12,9 +12,11 @@ from parity.torch_fcn import TorchAlexNet, TorchFCN, TorchVGG, Trainer, loss_of,
 
 from tinyfcn import ops  # noqa: E402
 from tinyfcn.data import Shapes, VOCSegmentation, normalise  # noqa: E402
+from tinyfcn.data.loader import make_batch  # noqa: E402
 from tinyfcn.models import FCNS, VGG16, AlexNet, CaffeNet  # noqa: E402
 from tinyfcn.optim import SCHEDULES  # noqa: E402
-from tinyfcn.trainer import Config, build_optimiser, make_batch, train_step  # noqa: E402
+from tinyfcn.run import Config  # noqa: E402
+from tinyfcn.training import build_optimiser, train_step  # noqa: E402
 
 CLASSES, WIDTH = 4, 1 / 32
 ALEXNETS = {"fcn32s-alexnet": "alexnet", "fcn32s-caffenet": "caffenet"}

@@ -15,10 +15,13 @@ import numpy as np
 from torch_fcn import TorchFCN, Trainer, optimiser_of, with_params
 
 from tinyfcn.data import normalise
+from tinyfcn.data.loader import make_batch, open_dataset
+from tinyfcn.inference import evaluate
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCNS
 from tinyfcn.optim import SCHEDULES
-from tinyfcn.trainer import Config, build_optimiser, evaluate, make_batch, open_dataset, train_step
+from tinyfcn.run import Config
+from tinyfcn.training import build_optimiser, train_step
 
 
 def size(text):

@@ -7,7 +7,7 @@ Operations keep the dtype (float32 or float64) and the array module (NumPy or Cu
 """
 
 from tinyfcn.ops.activation import dropout_backward, dropout_forward, relu_backward, relu_forward
-from tinyfcn.ops.conv import conv2d_backward, conv2d_forward
+from tinyfcn.ops.conv2d import conv2d_backward, conv2d_forward
 from tinyfcn.ops.linear import linear_backward, linear_forward
 from tinyfcn.ops.loss import softmax_cross_entropy_backward, softmax_cross_entropy_forward
 from tinyfcn.ops.norm import local_response_norm_backward, local_response_norm_forward

@@ -11,8 +11,8 @@ padding 3 on a 4x4 map a third of the work is left: (16 / 28)^2. The chain rule,
     dW_ij = sum over output pixels of dy[r, c] x[r + i - p, c + j - p]^T
     dx[r + i - p, c + j - p] += W_ij^T dy[r, c]
 
-Each W_ij must be a matrix in memory: weights that come here lie tap by tap, as (k_h, k_w, C_out, C_in), which is the order
-that `tinyfcn.backend.empty_pixels` gives an array of shape (C_out, C_in, k_h, k_w).
+It is fastest where each W_ij is a matrix in memory, as in weights that lie tap by tap, as (k_h, k_w, C_out, C_in), which is the
+order that `tinyfcn.backend.empty_pixels` gives an array of shape (C_out, C_in, k_h, k_w); else each is copied before its product.
 
 A small training step of FCN-8s (width 0.25, 8 images of 128x128; milliseconds, 2 cores), fc6 on its 4x4 map:
 
@@ -29,19 +29,21 @@ from itertools import product
 
 from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
 from tinyfcn.ops._windows import inside
+from tinyfcn.ops.conv import Geometry
 from tinyfcn.parallel import cut, parallel, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
+Meeting = tuple[tuple[int, int], Window, Window]  # a tap; where it meets the input, in the output and in the input
 
 
-def correlate(x: Array, weight: Array, padding: tuple[int, int], y: Array, bias: Array | None = None, relu: bool = False) -> None:
+def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
     """Write the convolution of x into y, with bias and ReLU. The threads share the filters."""
     xp = array_module(x, weight)
 
     def work(share: Sequence[slice]) -> None:
         for filters in share:
             total = xp.zeros(pixels(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
-            for (i, j), outputs, inputs in _meetings(x, weight, padding, y):
+            for (i, j), outputs, inputs in _meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
                 met += (_matrix(x, inputs) @ pixels(weight)[i, j, filters].T).reshape(met.shape)
             if bias is not None:
@@ -53,35 +55,48 @@ def correlate(x: Array, weight: Array, padding: tuple[int, int], y: Array, bias:
     parallel(xp, work, cut(len(weight), workers(xp)))
 
 
-def gradients(
-    dy: Array, x: Array, weight: Array, padding: tuple[int, int], gate: Array | None = None, *, need_dx: bool = True
-) -> tuple[Array | None, Array, Array]:
-    """Return (dx, dW, db), dx None unless `need_dx`; dy counts as 0 where `gate` is not positive. The threads share the taps."""
-    xp = array_module(dy, x, weight)
-    if gate is not None:
-        dy = xp.multiply(dy, gate > 0, out=xp.empty_like(dy))
-    dweight = empty_pixels(xp, weight.shape, dy.dtype)
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
+    """Write dx; dy counts as 0 where `gate` is not positive. The threads share the taps, each with a sum of its own."""
+    xp = array_module(dy, weight)
+    dy = _gated(dy, gate)
 
-    def work(share: Sequence[tuple[tuple[int, int], Window, Window]]) -> Array:
-        dx = zero_pixels(xp, x.shape if need_dx else (0, 0, 0, 0), dy.dtype)
+    def work(share: Sequence[Meeting]) -> Array:
+        total = zero_pixels(xp, dx.shape, dx.dtype)
         for (i, j), outputs, inputs in share:
-            d = _matrix(dy, outputs)
-            xp.matmul(d.T, _matrix(x, inputs), out=pixels(dweight)[i, j])
-            if need_dx:
-                met = pixels(dx)[inputs]
-                met += (d @ pixels(weight)[i, j]).reshape(met.shape)
-        return dx
+            met = pixels(total)[inputs]
+            met += (_matrix(dy, outputs) @ pixels(weight)[i, j]).reshape(met.shape)
+        return total
 
-    dx = functools.reduce(xp.add, parallel(xp, work, list(_meetings(x, weight, padding, dy))))
-    return dx if need_dx else None, dweight, dy.sum((0, 2, 3))
+    dx[...] = functools.reduce(xp.add, parallel(xp, work, list(_meetings(dx, weight.shape, geometry, dy))))
 
 
-def _meetings(x: Array, weight: Array, padding: tuple[int, int], y: Array) -> Iterator[tuple[tuple[int, int], Window, Window]]:
+def weight_gradient(
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+) -> tuple[Array, Array]:
+    """Return (dW, db); dy counts as 0 where `gate` is not positive. The threads share the taps."""
+    xp = array_module(dy, x)
+    dy = _gated(dy, gate)
+    dweight = empty_pixels(xp, weight_shape, dy.dtype)
+
+    def work(share: Sequence[Meeting]) -> None:
+        for (i, j), outputs, inputs in share:
+            xp.matmul(_matrix(dy, outputs).T, _matrix(x, inputs), out=pixels(dweight)[i, j])
+
+    parallel(xp, work, list(_meetings(x, weight_shape, geometry, dy)))
+    return dweight, dy.sum((0, 2, 3))
+
+
+def _gated(dy: Array, gate: Array | None) -> Array:
+    xp = array_module(dy)
+    return dy if gate is None else xp.multiply(dy, gate > 0, out=xp.empty_like(dy))
+
+
+def _meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Array) -> Iterator[Meeting]:
     """For each tap, the window of output pixels at which it meets pixels of x, and the window of those; both may be empty."""
     (height, width), (height_out, width_out) = x.shape[2:], y.shape[2:]
-    for i, j in product(*map(range, weight.shape[2:])):
-        rows_out, rows_in = inside(height, height_out, i - padding[0], 1)
-        columns_out, columns_in = inside(width, width_out, j - padding[1], 1)
+    for i, j in product(*map(range, weight_shape[2:])):
+        rows_out, rows_in = inside(height, height_out, i - geometry.padding[0], 1)
+        columns_out, columns_in = inside(width, width_out, j - geometry.padding[1], 1)
         yield (i, j), (rows_out, columns_out), (rows_in, columns_in)
 
 

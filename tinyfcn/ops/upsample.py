@@ -20,13 +20,8 @@ from types import ModuleType
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, empty_pixels
-from tinyfcn.ops import _check
-from tinyfcn.ops.conv import (
-    correlate,
-    correlate_input_gradient,
-    correlate_weight_gradient,
-    window_geometry,
-)
+from tinyfcn.ops import _check, columns
+from tinyfcn.ops.conv2d import window_geometry
 from tinyfcn.parallel import PIECE, at_once, cut, each
 
 
@@ -49,7 +44,7 @@ def conv_transpose2d_forward(
     ValueError for shapes that do not fit, or an output without pixels.
     """
     op = "conv_transpose2d"
-    _check.arrays(op, {"bias": bias}, x=x, weight=weight)
+    xp = _check.arrays(op, {"bias": bias}, x=x, weight=weight)
     _check.ndim(op, "x", x, "N, C_in, H, W")
     _check.ndim(op, "weight", weight, "C_in, C_out, k_h, k_w")
     if x.shape[1] != weight.shape[0]:
@@ -68,7 +63,8 @@ def conv_transpose2d_forward(
             f"{op}: x of {x.shape[2:]} with kernel {geometry.kernel}, stride {geometry.stride} and "
             f"padding {geometry.padding} gives an output of ({height}, {width}), which has no pixels"
         )
-    y = correlate_input_gradient(x, weight, geometry, (len(x), weight.shape[1], height, width))
+    y = empty_pixels(xp, (len(x), weight.shape[1], height, width), x.dtype)
+    columns.input_gradient(x, weight, geometry, y)
     if bias is not None:
         y += bias[:, None, None]
     return y, (x, weight, bias is not None, geometry, y.shape)
@@ -83,8 +79,8 @@ def conv_transpose2d_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Ar
     xp = _check.arrays("conv_transpose2d_backward", dy=dy, x=x)
     _check.shape("conv_transpose2d_backward", "dy", dy, y_shape)
     dx = empty_pixels(xp, x.shape, x.dtype)
-    correlate(dy, weight, geometry, dx)
-    dweight, _ = correlate_weight_gradient(x, dy, geometry, weight.shape)
+    columns.forward(dy, weight, geometry, dx)
+    dweight, _ = columns.weight_gradient(x, dy, geometry, weight.shape)
     return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
 
 

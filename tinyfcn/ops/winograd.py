@@ -50,26 +50,21 @@ What each step wins, at two layers of FCN-8s for an image of 500x500 (float32, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import chain, cycle
-from math import prod
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, pixels
-from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import at_once, bands, cut, each, parallel, workers
+from tinyfcn.backend import Array, array_module
+from tinyfcn.ops import tiles
+from tinyfcn.ops.conv import Geometry
+from tinyfcn.ops.tiles import Block
+from tinyfcn.parallel import cut, each, parallel, workers
 
-TILE = 4  # outputs along a tile's side
-BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
-BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
-WORTH_WAKING_BYTES = 3 << 18  # spectra that it is worth to wake another thread up for
-MANY_KERNELS = 1 << 13  # from which on it is worth to wake threads up for their spectra
-
-Block = tuple[slice, slice]  # rows of tiles, columns of tiles
+MANY_KERNELS = 1 << 13  # from which on it is worth waking threads up for their spectra
 
 A_T = np.array(
     [
@@ -102,67 +97,37 @@ G = np.array(
 POINT_ONE = 1  # where the point 1 stands among the points
 
 
-def correlate(
-    x: Array,
-    weight: Array,
-    padding: tuple[int, int],
-    y: Array,
-    *,
-    bias: Array | None = None,
-    relu: bool = False,
-    gate: Array | None = None,
-) -> None:
-    """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3) into y (N, C_out, H_out, W_out).
+def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+    """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3), and max(y, 0) if `relu`, into y."""
+    _correlate(x, weight, geometry.padding, y, bias, relu, gate=None)
 
-    With `relu`, write max(y, 0) instead. With `gate`, an array of x's shape, x counts as 0 wherever the gate is not
-    positive. A negative padding leaves out that many pixels of x at each border.
+
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
+    """Write dx; dy counts as 0 wherever `gate`, of its shape, is not positive.
+
+    Each input collects what the windows around it ask for: a convolution with the kernel turned round.
     """
-    xp = array_module(x, weight)
-    c_out, c_in = weight.shape[:2]
-    u = _kernel_spectra(weight)  # (36, C_in, C_out)
-    a_t, b_t, _ = _matrices(xp, x.dtype)
-    target = pixels(y)
-    blocks = _blocks(y, max(c_in, c_out))
-
-    def work(todo: Iterator[Block]) -> None:
-        buffers = _buffers(xp, x.dtype, blocks, len(x) * max(c_in, c_out))
-        for block in todo:
-            v = _spectra(b_t, x, gate, block, padding, buffers)
-            high, wide, n = v.shape[2:5]
-            m = next(buffers)(6, 6, high, wide, n, c_out)
-            xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
-            if bias is not None:
-                m[POINT_ONE, POINT_ONE] += bias
-            half = next(buffers)(TILE, 6, high, wide, n, c_out)
-            _along_first_axis(a_t, m, half)
-            tiles = next(buffers)(TILE, high * TILE, wide, n, c_out)  # (column in tile, row, tile column, N, C_out)
-            xp.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
-            if relu:
-                xp.maximum(tiles, 0, out=tiles)
-            down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
-            here = target[down, across]
-            for column in range(min(TILE, here.shape[1])):
-                out = here[:, column::TILE]
-                out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
-
-    each(xp, work, blocks)
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
+    _correlate(dy, turned, padding, dx, None, False, gate)
 
 
-def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gate: Array | None = None) -> tuple[Array, Array]:
-    """Return (dweight, dbias) for dy, the gradient at y; dy counts as 0 wherever `gate`, of its shape, is not positive."""
+def weight_gradient(
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+) -> tuple[Array, Array]:
+    """Return (dweight, dbias); dy counts as 0 wherever `gate`, of its shape, is not positive."""
     xp = array_module(dy, x)
-    c_out, c_in = dy.shape[1], x.shape[1]
-    blocks = _blocks(dy, max(c_in, c_out))
+    c_out, c_in = weight_shape[:2]
+    blocks = tiles.blocks(dy, max(c_in, c_out))
     # Threads share the blocks of a large map. With many channels on a small one, dU is the larger part of the memory, and
     # threads share the filters: then there is one sum and not one for each thread.
-    tiles = sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
-    if 0 < 64 * tiles < c_out * c_in:
+    if 0 < 64 * tiles.count(blocks) < c_out * c_in:
         pieces = [(blocks, filters) for filters in cut(c_out, workers(xp))]
     else:
         pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), workers(xp))]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
-        return [_gradient_of_filters(dy, gate, filters, x, padding, part) for part, filters in share]
+        return [_gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
     found = chain.from_iterable(parallel(xp, work, pieces))
@@ -172,6 +137,29 @@ def correlate_weight_gradient(dy: Array, x: Array, padding: tuple[int, int], gat
     return dweight, dbias
 
 
+def _correlate(
+    x: Array, weight: Array, padding: tuple[int, int], y: Array, bias: Array | None, relu: bool, gate: Array | None
+) -> None:
+    """Y = A^T [U * V] A for every tile of y, a block of tiles at a time."""
+    xp = array_module(x, weight)
+    c_out, c_in = weight.shape[:2]
+    u = _kernel_spectra(weight)  # (36, C_in, C_out)
+    a_t, b_t, _ = _matrices(xp, x.dtype)
+    blocks = tiles.blocks(y, max(c_in, c_out))
+
+    def work(todo: Iterator[Block]) -> None:
+        buffers = tiles.buffers(xp, x.dtype, blocks, len(x) * max(c_in, c_out))
+        for block in todo:
+            v = tiles.spectra(b_t, x, gate, block, padding, buffers)  # (6, 6, tile rows, tile columns, N, C_in)
+            m = next(buffers)(*v.shape[:-1], c_out)
+            xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
+            if bias is not None:
+                m[POINT_ONE, POINT_ONE] += bias
+            tiles.write(a_t, m, y, block, relu, buffers)
+
+    each(xp, work, blocks)
+
+
 def _gradient_of_filters(
     dy: Array, gate: Array | None, filters: slice, x: Array, padding: tuple[int, int], blocks: list[Block]
 ) -> tuple[Array, Array]:
@@ -179,15 +167,15 @@ def _gradient_of_filters(
     xp = array_module(dy, x)
     dy, gate = dy[:, filters], None if gate is None else gate[:, filters]
     c_out, c_in = dy.shape[1], x.shape[1]
-    inputs = _buffers(xp, x.dtype, blocks, len(x) * c_in)
-    outputs = _buffers(xp, x.dtype, blocks, len(x) * c_out)
+    inputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_in)
+    outputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_out)
     a_t, b_t, both = _matrices(xp, x.dtype)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
     for block in blocks:
-        v = _spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
-        dm = _spectra(a_t.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
+        v = tiles.spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
+        dm = tiles.spectra(a_t.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
         if block is blocks[0]:
             xp.matmul(dm.swapaxes(1, 2), v, out=du)
         else:
@@ -196,24 +184,8 @@ def _gradient_of_filters(
     return (du.reshape(36, -1).T @ both).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
 
-def _blocks(y: Array, channels: int) -> list[Block]:
-    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once a block
-    costs less than reading the tiles."""
-    xp = array_module(y)
-    n, _, height, width = y.shape
-    high, wide = -(-height // TILE), -(-width // TILE)
-    tile_bytes = 36 * channels * y.itemsize
-    tiles = max(at_once(xp, BAND_BYTES) // tile_bytes, 2 * channels // 3)
-    a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
-    return [
-        (rows, columns)
-        for columns in cut(wide, -(-wide // at_once(xp, BAND_WIDTH)))
-        for rows in bands(xp, high, (columns.stop - columns.start) * n, min(tiles, a_share))
-    ]
-
-
 def _kernel_spectra(weight: Array) -> Array:
-    """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `_spectra`."""
+    """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `tiles.spectra`."""
     xp = array_module(weight)
     c_out, c_in = weight.shape[:2]
     u = xp.empty((36, c_in * c_out), weight.dtype)
@@ -233,71 +205,3 @@ def _matrices(xp: ModuleType, dtype: Any) -> tuple[Array, Array, Array]:
     """A^T, B^T, and the matrix (36, 9) that takes g to G g G^T. They go to a GPU once, not with every convolution."""
     both = np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9)
     return xp.asarray(A_T, dtype), xp.asarray(B_T, dtype), xp.asarray(both, dtype)
-
-
-def _buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Any:
-    """Two scratch arrays that take turns, so that the one is read while the other is written.
-
-    Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
-    smallest, 6 by 8. Call what `next` gives with a shape.
-    """
-    tiles = max(prod(axis.stop - axis.start for axis in block) for block in blocks)
-
-    def shaped(flat: Array) -> Callable[..., Array]:
-        return lambda *shape: flat[: prod(shape)].reshape(shape)
-
-    return cycle([shaped(xp.empty(48 * tiles * depth, dtype)) for _ in range(2)])
-
-
-def _spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Any) -> Array:
-    """P d P^T for the matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
-
-    Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
-    """
-    xp = array_module(x)
-    down, across = block
-    high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
-    columns = _columns(x, gate, block, padding, k, buffers)
-    half = next(buffers)(6, *columns.shape[1:])
-    _along_first_axis(p, columns, half)
-    spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
-    line = half[0, 0].size
-    windows = xp.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
-        half, (6, high, k, line), tuple(half.itemsize * step for step in (half[0].size, TILE * line, line, 1))
-    )
-    xp.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
-    return spectra
-
-
-def _columns(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Any) -> Array:
-    """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
-
-    Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
-    """
-    n, channels, height, width = x.shape
-    top, left = (TILE * axis.start - p for axis, p in zip(block, padding, strict=True))
-    high, wide = (axis.stop - axis.start for axis in block)
-    rows = TILE * (high - 1) + k
-    patch = next(buffers)(rows, TILE * (wide + 1), n, channels)
-    down, source_rows = inside(height, rows, top, 1)
-    across, source_columns = inside(width, patch.shape[1], left, 1)
-    for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
-        outside[...] = 0
-    source = pixels(x)[source_rows, source_columns]
-    if gate is None:
-        patch[down, across] = source
-    else:
-        array_module(x).multiply(source, pixels(gate)[source_rows, source_columns] > 0, out=patch[down, across])
-    by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
-    columns = next(buffers)(k, rows, wide, n, channels)
-    columns[:TILE] = by_tile[:, :, :wide]
-    columns[TILE:] = by_tile[: k - TILE, :, 1:]  # the first columns of the next tile
-    return columns
-
-
-def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
-    """target[k] = sum over j of matrix[k, j] source[j], on a processor row by row of the image, which fits into the cache."""
-    xp = array_module(source)
-    lines = prod(source.shape[1:-3]) if xp is np else 1
-    source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
-    xp.matmul(matrix, source, out=target)

@@ -1,0 +1,56 @@
+"""From a configuration to batches: the dataset, what each step takes from it, and the next batch ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.data.batch import mirror, stack, training_batch, zoomed
+from tinyfcn.data.shapes import Shapes
+from tinyfcn.data.voc import Dataset, Pair, VOCSegmentation
+from tinyfcn.errors import InputError
+from tinyfcn.run import Config
+
+
+def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: int | None = None) -> Dataset:
+    """The generated set for "shapes", else the folder in VOC layout."""
+    if subset_seed is not None and (subset is None or data == "shapes"):
+        raise InputError("--subset-seed chooses the images of a --subset of --data DIR; give both")
+    if data == "shapes":
+        return Shapes(split, length=subset)
+    return VOCSegmentation(data, split, subset, subset_seed)
+
+
+def batch_indices(length: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """The items of a step's batch: epoch after epoch, each a new permutation, cut into batches.
+
+    It depends on (seed, step) alone, so a run that is resumed takes the batches that it would have taken.
+    """
+    places = range(step * batch_size, (step + 1) * batch_size)
+    epochs = {place // length for place in places}
+    order = {epoch: np.random.default_rng([seed, 1, epoch]).permutation(length) for epoch in epochs}
+    return [int(order[place // length][place % length]) for place in places]
+
+
+def make_batch(dataset: Dataset, config: Config, step: int) -> Pair:
+    """Images (N, H, W, 3) and labels (N, H, W) of a step: random crops, or whole images, half of them mirrored."""
+    indices = batch_indices(len(dataset), config.batch_size, step, config.seed)
+    pairs = [zoomed(*dataset[i], config.zoom, config.max_side) for i in indices]
+    rng = np.random.default_rng([config.seed, 2, step])
+    if config.size is None:
+        return stack([mirror(*pair) if config.mirror and rng.random() < 0.5 else pair for pair in pairs])
+    return training_batch(pairs, config.size, rng, config.scale, config.mirror)
+
+
+def prefetch(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """make(step) for each step, the next one always under way on another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(make, step) for step in steps[:1]]
+        for step in steps:
+            result = pending.pop().result()
+            if step + 1 in steps:
+                pending.append(pool.submit(make, step + 1))
+            yield result

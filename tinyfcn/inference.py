@@ -1,0 +1,77 @@
+"""A trained network at work on pictures: loading it, labelling a picture, scoring a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinyfcn import plot
+from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.data import Dataset, normalise, zoomed
+from tinyfcn.data.loader import prefetch
+from tinyfcn.errors import InputError
+from tinyfcn.metrics import ConfusionMatrix
+from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
+from tinyfcn.report import open_device
+from tinyfcn.run import paths
+from tinyfcn.sources import recognise
+
+SHOWN = 4  # images in predictions.png
+
+
+def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str, Any]]:
+    """The network that a checkpoint holds, and its description (class names among it), from the file alone.
+
+    `checkpoint` is a file, or the folder of a run, whose best checkpoint is then taken.
+    """
+    path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
+    source = recognise(path)
+    description = source.description
+    if not source.own:
+        raise InputError(f"{path}: {source.title}; convert it first: python -m tinyfcn.convert {path} OUT.safetensors")
+    if source.model in CLASSIFIERS:
+        raise InputError(
+            f"{path}: holds {source.model}, a classifier; train an FCN from it: python -m tinyfcn.train --init {path}"
+        )
+    if description.get("preprocessing") is None:
+        raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
+    options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
+    options |= {name: description.get(name) for name in ("hidden", "scales")}
+    net = FCN_CLASSES[source.model](**options, xp=open_device(device))
+    net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
+    return net, description
+
+
+def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None) -> ConfusionMatrix:
+    """Predict every image of a dataset and count the pixels, at the image's own size."""
+    matrix = ConfusionMatrix(net.num_classes)
+    pairs = prefetch(lambda i: dataset[i], range(len(dataset)))
+    for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
+        matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
+    return matrix
+
+
+def predict(net: FCN, image: np.ndarray, zoom: float = 1.0, max_side: int | None = None) -> Array:
+    """The class of every pixel of one image (H, W, 3) uint8: (H, W) uint8, on the network's device.
+
+    The network sees the image `zoom` times as large, though with no side longer than `max_side`; each pixel then gets the class
+    of the nearest one that was labelled.
+    """
+    seen, _ = zoomed(image, np.zeros(image.shape[:2], np.uint8), zoom, max_side)
+    x = normalise(to_device(seen, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
+    label = net.predict(x)[0]
+    rows, columns = (
+        (2 * net.xp.arange(full) + 1) * small // (2 * full) for full, small in zip(image.shape[:2], label.shape, strict=True)
+    )
+    return label[rows[:, None], columns]
+
+
+def plot_predictions(net: FCN, dataset: Dataset, path: Path, zoom: float = 1.0, max_side: int | None = None) -> None:
+    """Image, truth and prediction of a few images, spread over the dataset."""
+    chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
+    pairs = (dataset[int(i)] for i in chosen)
+    rows = [(image, label, to_host(predict(net, image, zoom, max_side))) for image, label in pairs]
+    plot.predictions(rows, dataset.classes, path)

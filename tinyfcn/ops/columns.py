@@ -1,0 +1,123 @@
+"""Convolution by columns, as in `tinyfcn.ops.conv`, band by band and on threads.
+
+The columns repeat each input k_h k_w times, which is too much to hold for a large image (1.1 GB for conv1_2 of FCN at 500x500).
+So all three products go band by band: a few rows of outputs at a time, whose columns stay in the processor's cache, where bias
+and ReLU are applied too. Bands run on several threads; see `tinyfcn.parallel`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from itertools import product
+from types import ModuleType
+
+from tinyfcn.backend import Array, array_module
+from tinyfcn.ops.conv import Geometry, as_matrix, col2im, gated, im2col
+from tinyfcn.parallel import at_once, bands, cut, each, parallel, workers
+
+BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
+BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
+BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
+SHARED_BYTES = 1 << 18  # weights from which on it is worth waking threads up to share them
+
+
+def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+    """Write y = W X + b, and max(y, 0) if `relu`, into y (N, C_out, H_out, W_out).
+
+    y lies pixel by pixel, or is a slice of the channels of an array that does: either way, a band of it is a matrix, not a copy.
+    """
+    xp = array_module(x, weight)
+    w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
+
+    def work(todo: Iterator[tuple[slice, slice]]) -> None:
+        for rows, filters in todo:
+            columns = im2col(x, geometry, rows, y.shape[3])
+            outputs = as_matrix(y, rows)[:, filters]  # (rows W_out N, filters), a view
+            if len(outputs) < outputs.shape[1]:  # as for fc6; BLAS is faster with the larger matrix first
+                outputs[...] = (w[filters] @ columns).T
+            else:
+                xp.matmul(columns.T, w[filters].T, out=outputs)
+            if bias is not None:
+                outputs += bias[filters]
+            if relu:
+                xp.maximum(outputs, 0, out=outputs)
+
+    pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
+    few = len(pieces) < workers(xp) and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
+    each(xp, work, list(product(pieces, cut(len(w), workers(xp) if few else 1))))
+
+
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
+    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx; for `gate` see `tinyfcn.ops.conv.gated`.
+
+    Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
+    """
+    xp = array_module(dy, weight)
+    w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
+    taps = geometry.kernel[0] * geometry.kernel[1]
+
+    def work(share: Sequence[slice]) -> None:
+        for channels in share:
+            dx[:, channels] = 0
+            block = w[:, channels.start * taps : channels.stop * taps]
+            for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
+                columns = block.T @ gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
+                col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
+
+    parallel(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
+
+
+def weight_gradient(
+    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
+) -> tuple[Array, Array]:
+    """Return dW = dy X^T and db, summed over the bands; for `gate` see `tinyfcn.ops.conv.gated`.
+
+    Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
+    """
+    xp = array_module(dy, x)
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    depth = weight_shape[1] * taps
+    every_band = _bands(xp, depth * dy.itemsize, dy.shape)
+    share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
+    if share_bands:
+        shares = cut(len(every_band), workers(xp))
+        pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
+    else:
+        pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize)]
+    if not every_band:  # no images
+        return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
+    sums = pieces[-1][0] + 1
+    dw = (xp.zeros if share_bands else xp.empty)((sums, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
+    db = xp.zeros(dw.shape[:2], dy.dtype)
+
+    def work(share: Sequence[tuple[int, list[slice], slice]]) -> None:
+        for k, some_bands, channels in share:
+            total = dw[k, :, channels.start * taps : channels.stop * taps]
+            for rows in some_bands:
+                outputs = gated(dy, gate, rows)
+                columns = im2col(x[:, channels], geometry, rows, dy.shape[3])
+                if share_bands:
+                    total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
+                elif rows == some_bands[0]:
+                    xp.matmul(outputs.T, columns.T, out=total)
+                else:
+                    total += outputs.T @ columns.T
+                if channels.start == 0:
+                    db[k] += xp.ones(len(outputs), dy.dtype) @ outputs
+
+    parallel(xp, work, pieces)
+    return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
+
+
+def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:
+    """Cut the rows of the outputs (N, C_out, H_out, W_out) into bands whose columns fit into the cache."""
+    batch, _, height, width = y_shape
+    return bands(xp, height, width * batch, max(at_once(xp, BAND_BYTES) // column_bytes, BAND_COLUMNS))
+
+
+def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
+    """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
+    channels = weight_shape[1]
+    block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
+    return cut(channels, max(workers(xp) if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))

@@ -1,0 +1,134 @@
+"""Winograd's tiles: cutting maps into blocks of tiles, transforming those, and putting them together, in buffers that are reused.
+
+The mathematics is in `tinyfcn.ops.winograd`; what is here makes it fast. A tile is four outputs wide and high. A block is as many
+tiles as a core's cache holds, and its spectra, the 36 numbers that each tile becomes, lie so that the products over channels are
+matrix products. Every step reads one of two buffers and writes the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
+from math import prod
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.ops._windows import inside
+from tinyfcn.parallel import at_once, bands, cut, workers
+
+TILE = 4  # outputs along a tile's side
+BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
+BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
+WORTH_WAKING_BYTES = 3 << 18  # spectra that it is worth waking another thread up for
+
+Block = tuple[slice, slice]  # rows of tiles, columns of tiles
+Buffers = Iterator[Callable[..., Array]]  # `next` gives one of two scratch arrays; call it with a shape
+
+
+def blocks(y: Array, channels: int) -> list[Block]:
+    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once a block
+    costs less than reading the tiles."""
+    xp = array_module(y)
+    n, _, height, width = y.shape
+    high, wide = -(-height // TILE), -(-width // TILE)
+    tile_bytes = 36 * channels * y.itemsize
+    tiles = max(at_once(xp, BAND_BYTES) // tile_bytes, 2 * channels // 3)
+    a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
+    return [
+        (rows, columns)
+        for columns in cut(wide, -(-wide // at_once(xp, BAND_WIDTH)))
+        for rows in bands(xp, high, (columns.stop - columns.start) * n, min(tiles, a_share))
+    ]
+
+
+def count(blocks: Sequence[Block]) -> int:
+    """Tiles of these blocks, of one image."""
+    return sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
+
+
+def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Buffers:
+    """Two scratch arrays that take turns, so that the one is read while the other is written.
+
+    Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
+    smallest, 6 by 8.
+    """
+    tiles = max(prod(axis.stop - axis.start for axis in block) for block in blocks)
+
+    def shaped(flat: Array) -> Callable[..., Array]:
+        return lambda *shape: flat[: prod(shape)].reshape(shape)
+
+    return cycle([shaped(xp.empty(48 * tiles * depth, dtype)) for _ in range(2)])
+
+
+def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Buffers) -> Array:
+    """P d P^T for the matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
+
+    Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
+    """
+    xp = array_module(x)
+    down, across = block
+    high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
+    columns = _columns(x, gate, block, padding, k, buffers)
+    half = next(buffers)(6, *columns.shape[1:])
+    _along_first_axis(p, columns, half)
+    spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
+    line = half[0, 0].size
+    windows = xp.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
+        half, (6, high, k, line), tuple(half.itemsize * step for step in (half[0].size, TILE * line, line, 1))
+    )
+    xp.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
+    return spectra
+
+
+def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buffers) -> None:
+    """Write A^T M A, and max of it and 0 if `relu`, for every tile of a block, into y; m is (6, 6, tile rows, columns, N, C)."""
+    xp = array_module(m)
+    high, wide, n, channels = m.shape[2:]
+    half = next(buffers)(TILE, *m.shape[1:])
+    _along_first_axis(a_t, m, half)
+    tiles = next(buffers)(TILE, high * TILE, wide, n, channels)  # (column in tile, row, tile column, N, C)
+    xp.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
+    if relu:
+        xp.maximum(tiles, 0, out=tiles)
+    down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
+    here = pixels(y)[down, across]
+    for column in range(min(TILE, here.shape[1])):
+        out = here[:, column::TILE]
+        out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
+
+
+def _columns(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
+    """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
+
+    Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
+    """
+    n, channels, height, width = x.shape
+    top, left = (TILE * axis.start - p for axis, p in zip(block, padding, strict=True))
+    high, wide = (axis.stop - axis.start for axis in block)
+    rows = TILE * (high - 1) + k
+    patch = next(buffers)(rows, TILE * (wide + 1), n, channels)
+    down, source_rows = inside(height, rows, top, 1)
+    across, source_columns = inside(width, patch.shape[1], left, 1)
+    for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
+        outside[...] = 0
+    source = pixels(x)[source_rows, source_columns]
+    if gate is None:
+        patch[down, across] = source
+    else:
+        array_module(x).multiply(source, pixels(gate)[source_rows, source_columns] > 0, out=patch[down, across])
+    by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
+    columns = next(buffers)(k, rows, wide, n, channels)
+    columns[:TILE] = by_tile[:, :, :wide]
+    columns[TILE:] = by_tile[: k - TILE, :, 1:]  # the first columns of the next tile
+    return columns
+
+
+def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
+    """target[k] = sum over j of matrix[k, j] source[j], on a processor row by row of the image, which fits into the cache."""
+    xp = array_module(source)
+    lines = prod(source.shape[1:-3]) if xp is np else 1
+    source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
+    xp.matmul(matrix, source, out=target)
