@@ -381,7 +381,7 @@ def three_loops(x, w, b, rows):
 
 taken["three loops, the rest NumPy"] = seconds(lambda: three_loops(*layer, rows=2), 1) * 128 / 2
 taken["im2col, one product"] = rested(lambda: conv_im2col(*layer, padding=1))
-with mock.patch.dict(os.environ, TINYFCN_CONV="plain"):  # the way that is easiest to read, see notebook 10
+with mock.patch.dict(os.environ, TINYFCN_CONV="columns"):  # and not Winograd's, see notebook 10
     taken["tinyfcn: im2col in bands"] = rested(lambda: ops.conv2d_forward(*layer, padding=1))
 taken["tinyfcn: Winograd in bands"] = rested(lambda: ops.conv2d_forward(*layer, padding=1))
 
@@ -618,31 +618,33 @@ for name, *three in zip(("dx", "dw", "db"), by_sums, by_matrices, package):
 # %% [markdown]
 # ## The package's pair
 #
-# `_gather` and `_scatter` are im2col and col2im for one band of output rows. They are written as mirror
-# images, and should be read side by side: same patch, same offsets, copies in the one and additions in
-# the other. (`_patch` cuts out the rows of x, with their padding, that the band's outputs see. `pixels`
-# sees x as (H, W, N, C). POINTWISE is a 1x1 kernel.)
+# `tinyfcn/ops/conv.py` is one sitting: the definition, the two matrices, the products. `im2col` and `col2im` are written as mirror
+# images, and should be read side by side: same patch, same taps, copies in the one and additions in the other. (They do some rows
+# of outputs at a time. `_patch` cuts out the rows of x, with their padding, that these outputs see, and `_taps` says which of its
+# pixels each tap meets. `pixels` sees x as (H, W, N, C).)
 
 # %%
-show_source(conv._gather, conv._scatter, conv._offsets)
+show_source(conv.im2col, conv.col2im)
 
 # %% [markdown]
-# **Predict.** $\langle \text{gather}(x), C \rangle$ and $\langle x, \text{scatter}(C) \rangle$ for random x and C?
+# **Predict.** $\langle \text{im2col}(x), C \rangle$ and $\langle x, \text{col2im}(C) \rangle$ for random x and C?
 
 # %%
 geometry = conv.Geometry(kernel=(3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
 height, width = geometry.output_size(x.shape[2:])
-gathered = conv._gather(x, slice(0, height), geometry, width)
+gathered = conv.im2col(x, geometry, slice(0, height), width)
 C, scattered = rng.normal(size=gathered.shape), np.zeros_like(x)
-conv._scatter(C, scattered, slice(0, height), geometry, width)
+conv.col2im(C, scattered, geometry, slice(0, height), width)
 print((gathered * C).sum(), (x * scattered).sum())
 assert np.isclose((gathered * C).sum(), (x * scattered).sum(), rtol=1e-12)
 
 # %% [markdown]
-# One for the price of the other: a pair of adjoint maps, whose test is a single line. The whole backward pass is then this:
+# One for the price of the other: a pair of adjoint maps, whose test is a single line. The whole backward pass is then this
+# (`gated` sees dy as a matrix, and, where a ReLU was applied together with the convolution, counts it as zero wherever y was cut
+# off: [Pooling and receptive fields](03_pooling.ipynb)):
 
 # %%
-show_source(conv.conv2d_backward)
+show_source(conv.input_gradient, conv.weight_gradient)
 
 # %%
 print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2)))
@@ -659,7 +661,7 @@ few_cache = forward_loops(*few)[1]
 back = {"seven loops": seconds(lambda: backward_loops(rng.normal(size=(1, 2, 4, 4)), few_cache), 1) * outputs / 32}
 own_cache = conv_im2col(*layer, padding=1)[1]
 back["im2col and col2im"] = rested(lambda: backward_im2col(dy64, own_cache))
-with mock.patch.dict(os.environ, TINYFCN_CONV="plain"):
+with mock.patch.dict(os.environ, TINYFCN_CONV="columns"):
     back["tinyfcn: columns in bands"] = rested(lambda: ops.conv2d_backward(dy64, cache64))
 back["tinyfcn: Winograd in bands"] = rested(lambda: ops.conv2d_backward(dy64, cache64))
 
@@ -680,13 +682,12 @@ for (name, forward), backward in zip([pair for pair in taken.items() if "three" 
 # adds where im2col copies, our cache saves im2col a second time, and the package gathers its columns once
 # more. (Times of a few milliseconds also waver with whatever else the machine does.)
 #
-# Three things in `conv2d_backward` are new. `gate` carries a ReLU that was applied together with the convolution: dy counts
-# as zero wherever y was cut off ([Pooling and receptive fields](03_pooling.ipynb)). `taps` and `winograd` are faster ways for some shapes
-# ([Speed](10_speed.ipynb)). And there is this line:
+# Large convolutions go other ways, which compute the same faster: in bands (`tinyfcn/ops/columns.py`), and for some shapes by
+# Winograd's method or tap by tap ([Speed](10_speed.ipynb)). Each is a module with the same three functions, `forward`,
+# `input_gradient` and `weight_gradient`, and Winograd's `input_gradient` begins with this line:
 #
 # ```python
-# turned = w_k[:, :, ::-1, ::-1].swapaxes(0, 1)
-# winograd.correlate(dy_k, turned, tuple(2 - p for p in geometry.padding), dx_k, gate=y_k)
+# turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
 # ```
 #
 # ## Why is the input gradient a convolution with the kernel turned round?
@@ -780,7 +781,8 @@ assert columns["conv1_2"] > 1.1 and sum(columns.values()) > 7 * sum(inputs.value
 # %%
 whole = back["tinyfcn: columns in bands"]
 geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-again = seconds(lambda: [conv._gather(x64, rows, geometry, 128) for rows in conv._bands(np, 64 * 9 * 4, y.shape)])
+bands = [slice(row, row + 8) for row in range(0, 128, 8)]
+again = seconds(lambda: [conv.im2col(x64, geometry, rows, 128) for rows in bands])
 print(f"backward pass {1000 * whole:.1f} ms; gathering all columns, on one thread, {1000 * again:.1f} ms")
 
 # %% [markdown]

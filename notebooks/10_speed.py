@@ -38,10 +38,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from lesson import BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt, seconds, show_source
 
+from threadpoolctl import threadpool_limits
+
 from tinyfcn import ops, parallel
 from tinyfcn.backend import describe_device, empty_pixels, pixels, thread_count
 from tinyfcn.gradcheck import check_gradient
-from tinyfcn.ops import conv, taps, winograd
+from tinyfcn.ops import columns, conv, conv2d, taps, tiles, winograd
 
 rng = np.random.default_rng(0)
 plt.rcParams["figure.constrained_layout.h_pad"] = 0.08  # inches, below a figure's title
@@ -113,14 +115,14 @@ layer_bytes = {
     "ReLU": (y.size, 2 * y.nbytes, lambda: ops.relu_forward(y)),
     "2x2 pooling": (y.size, 1.25 * y.nbytes, lambda: ops.max_pool2d_forward(y, 2)),
     "1x1 scores, 64 to 21": (2 * 21 * y.size, y.nbytes * 85 / 64, lambda: ops.conv2d_forward(y, w1, b1)),
-    "3x3, 64 to 64, plain": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
+    "3x3, 64 to 64, columns": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
     "3x3, 64 to 64, Winograd": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
 }
 figure, axis = plt.subplots(figsize=(8, 4))
 per_byte = np.geomspace(0.05, 1000, 400)
 axis.plot(per_byte, np.minimum(peak, per_byte * bandwidth) / 1e9, color="0.4", label="the roof: what memory and arithmetic allow")
 for (name, (count, size, call)), colour in zip(layer_bytes.items(), COLOURS):
-    with switched(TINYFCN_CONV="plain" if "plain" in name else "fast"):
+    with switched(TINYFCN_CONV="columns" if "columns" in name else "fast"):
         axis.plot(count / size, count / fastest({name: call})[name] / 1e9, "o", ms=9, color=colour, label=name)
 axis.set(xscale="log", yscale="log", xlabel="operations for each byte that must be moved", ylabel="GFLOP/s")
 axis.set_title("What layers reach, and the roof above them")
@@ -191,7 +193,7 @@ def way(conv, threads):
 
 
 calls = {"im2col whole, product on all cores": lambda: whole(x, w, b)}
-for name, choice in ("im2col in bands", "plain"), ("Winograd in bands", "fast"):
+for name, choice in ("im2col in bands", "columns"), ("Winograd in bands", "fast"):
     for threads in (1, many) if many > 1 else (1,):
         calls[f"{name}, {threads} thread{'s' * (threads > 1)}"] = way(choice, threads)
 ladder |= fastest(calls, 30)
@@ -225,13 +227,12 @@ print(f"from the first to the last: {times[0] / times[-1]:,.0f} times")
 # forgotten.
 
 # %%
-show_source(conv.correlate)
+show_source(columns.forward)
 
 
 # %% [markdown]
-# Gather, multiply, add the bias, and ReLU, for one band after the other. `pixels` sees (N, C, H, W) as
-# (H, W, N, C). This is the order that outputs have in memory, so that a band of them is a matrix, which
-# the product can write to. `each` deals the bands out to threads: more on it below.
+# Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix, which
+# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `each` deals the bands out to threads: more on it below.
 #
 # **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
 # with much smaller and much larger bands?
@@ -249,9 +250,9 @@ def peak_bytes(call):
 # %%
 budgets = [1 << k for k in range(18, 27)]
 taken, most = [], []
-with switched(TINYFCN_CONV="plain", TINYFCN_THREADS=1):
+with switched(TINYFCN_CONV="columns", TINYFCN_THREADS=1):
     for budget in budgets:
-        with mock.patch.object(conv, "BAND_BYTES", budget), mock.patch.object(conv, "BAND_COLUMNS", 1):
+        with mock.patch.object(columns, "BAND_BYTES", budget), mock.patch.object(columns, "BAND_COLUMNS", 1):
             taken.append(fastest({budget: lambda: package(x, w, b)}, 15)[budget])
             most.append(peak_bytes(lambda: package(x, w, b)) - y.nbytes)
     most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
@@ -265,7 +266,7 @@ axes[1].axhline(most_of_whole / 2**20, color=ORANGE, label="im2col whole")
 axes[1].set(ylabel="MiB besides x and y", title="Memory: that of two bands", yscale="log")
 axes[1].legend(frameon=False)
 for axis in axes:
-    axis.axvline(conv.BAND_BYTES / 2**20, color="0.6", ls=":")
+    axis.axvline(columns.BAND_BYTES / 2**20, color="0.6", ls=":")
     axis.set(xscale="log", xlabel="MiB of columns in a band")
 figure.suptitle("The size of a band (dotted: the package's choice)")
 plt.show()
@@ -609,22 +610,23 @@ def parts(channels, side=64):
     x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
     x = pixels(np.ascontiguousarray(pixels(x)))
     y = empty_pixels(np, x.shape, x.dtype)
-    blocks = winograd._blocks(y, channels)
-    _, b_t, _ = winograd._matrices(np, x.dtype)
-    buffers = winograd._buffers(np, x.dtype, blocks, channels)
-    v = winograd._spectra(b_t, x, None, blocks[0], (1, 1), buffers).copy().reshape(36, -1, channels)
-    u, m = winograd._kernel_spectra(w), np.empty_like(v)
-    with parallel._prepare().limit(limits=1):
+    blocks = tiles.blocks(y, channels)
+    _, b_t, _ = winograd.matrices(np, x.dtype)
+    buffers = tiles.buffers(np, x.dtype, blocks, channels)
+    v = tiles.spectra(b_t, x, None, blocks[0], (1, 1), buffers).copy().reshape(36, -1, channels)
+    u, m = winograd.kernel_spectra(w), np.empty_like(v)
+    geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    with threadpool_limits(1):
         calls = {
-            "kernels": lambda: winograd._kernel_spectra(w),
-            "tiles": lambda: [winograd._spectra(b_t, x, None, block, (1, 1), buffers) for block in blocks],
+            "kernels": lambda: winograd.kernel_spectra(w),
+            "tiles": lambda: [tiles.spectra(b_t, x, None, block, (1, 1), buffers) for block in blocks],
             "products": lambda: [np.matmul(v, u, out=m) for _ in blocks],  # blocks are of equal size, up to a row
-            "everything": lambda: winograd.correlate(x, w, (1, 1), y),
+            "everything": lambda: winograd.forward(x, w, geometry, y),
         }
-        kernels, tiles, products, everything = fastest(calls).values()
-    rest = max(everything - kernels - tiles - products, 0)
-    with switched(TINYFCN_CONV="plain"):
-        return np.array([kernels, tiles, products, rest]), fastest({"plain": lambda: package(x, w, None)})["plain"]
+        kernels, inputs, products, everything = fastest(calls).values()
+    rest = max(everything - kernels - inputs - products, 0)
+    with switched(TINYFCN_CONV="columns"):
+        return np.array([kernels, inputs, products, rest]), fastest({"columns": lambda: package(x, w, None)})["columns"]
 
 
 with switched(TINYFCN_THREADS=1):
@@ -651,14 +653,14 @@ plt.show()
 
 # %% [markdown]
 # With few channels, gathering and transforming take nearly all; with many, only the products remain, and the theory's quarter
-# comes near. Hence two thresholds in `conv._way`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1,
+# comes near. Hence two thresholds in `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1,
 # with its 3 input channels, is such a case.
 
 # %%
-assert conv.WINOGRAD_CHANNELS == 16 and conv.WINOGRAD_PIXELS == 64
+assert conv2d.WINOGRAD_CHANNELS == 16 and conv2d.WINOGRAD_PIXELS == 64
 geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-assert conv._way(normal(64, 3, 3, 3), geometry, (128, 128), 1) is None
-assert conv._way(normal(64, 64, 3, 3), geometry, (128, 128), 1) is winograd
+assert conv2d.choose(normal(1, 3, 128, 128), normal(64, 3, 3, 3), geometry, (128, 128)) is columns
+assert conv2d.choose(x, w, geometry, (128, 128)) is winograd
 
 # %% [markdown]
 # ## Why stop at four outputs?
@@ -725,11 +727,11 @@ assert plain_error < errors[1] < 3e-5 and errors[3] > 1e-4 and errors_far[1] > 1
 # forward pass ([why](02_convolution.ipynb#Why-is-the-input-gradient-a-convolution-with-the-kernel-turned-round?)).
 
 # %%
-show_source(winograd._gradient_of_filters)
+show_source(winograd.gradient_of_filters)
 
 # %%
 small_x, small_w, small_b = rng.normal(size=(1, 16, 9, 10)), rng.normal(size=(17, 16, 3, 3)), rng.normal(size=17)
-assert conv._way(small_w, geometry, (9, 10), 1) is winograd
+assert conv2d.choose(small_x, small_w, geometry, (9, 10)) is winograd
 print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, small_x, small_w, small_b, padding=1))
 
 # %% [markdown]
@@ -772,25 +774,28 @@ plt.show()
 
 # %% [markdown]
 # im2col gathers all 49 taps, and multiplies zeros two times out of three. Put the sum over the taps *outside* instead, and
-# each tap is a matrix product over the outputs for which it lies on the map. It needs the weights of a tap as one matrix in
-# memory, which is why such a layer's weights are kept in the order (kh, kw, C_out, C_in).
+# each tap is a matrix product over the outputs for which it lies on the map. It is fastest where the weights of a tap are one matrix
+# in memory, which is why such a layer's weights are kept in the order (kh, kw, C_out, C_in).
 
 # %%
-show_source(taps.correlate, taps._meetings)
+show_source(taps.forward, taps.meetings)
 
 # %%
 x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
 tap_by_tap = pixels(np.ascontiguousarray(pixels(w6)))  # the same numbers in another order
 fc6 = {}
-for name, weight in ("columns", w6), ("tap by tap", tap_by_tap):
-    y6, cache6 = ops.conv2d_forward(x6, weight, b6, padding=3)
-    dy6 = np.ones_like(y6)
-    calls = {
-        "forward": lambda: ops.conv2d_forward(x6, weight, b6, padding=3),
-        "backward": lambda: ops.conv2d_backward(dy6, cache6),
-    }
-    fc6[name] = list(fastest(calls).values())
-one, other = (ops.conv2d_forward(x6, weight, b6, padding=3)[0] for weight in (w6, tap_by_tap))
+for name, weight, choice in ("columns", w6, "columns"), ("tap by tap", tap_by_tap, "fast"):
+    with switched(TINYFCN_CONV=choice):
+        y6, cache6 = ops.conv2d_forward(x6, weight, b6, padding=3)
+        dy6 = np.ones_like(y6)
+        calls = {
+            "forward": lambda: ops.conv2d_forward(x6, weight, b6, padding=3),
+            "backward": lambda: ops.conv2d_backward(dy6, cache6),
+        }
+        fc6[name] = list(fastest(calls).values())
+with switched(TINYFCN_CONV="columns"):
+    one, _ = ops.conv2d_forward(x6, w6, b6, padding=3)
+other, _ = ops.conv2d_forward(x6, tap_by_tap, b6, padding=3)
 assert np.allclose(one, other, atol=1e-4)
 
 figure, axis = plt.subplots(figsize=(8, 2.4))
@@ -1041,10 +1046,11 @@ assert kept.grads and not at_once.grads
 # Every fast way can be turned off, with two environment variables. This is what to do when a result looks wrong, and one
 # wonders whether a clever method is to blame.
 #
-# - `TINYFCN_CONV=plain` sends every convolution through the columns in bands, the way that is easiest to read,
+# - `TINYFCN_CONV=plain` computes every convolution as in `tinyfcn/ops/conv.py`, the way that is easiest to read, with all of its
+#   columns at once; `TINYFCN_CONV=columns` does so in bands,
 # - `TINYFCN_THREADS=1` uses one thread.
 #
-# **Predict.** Do the four combinations give the same gradients? To the bit?
+# **Predict.** Do all combinations give the same gradients? To the bit?
 
 # %%
 def gradients(net, count):
@@ -1063,7 +1069,7 @@ nets = {dtype: FCN8s(width=0.25, padding="same", dropout=0, dtype=dtype) for dty
 for net in nets.values():
     net.params["score_fr.weight"][...] = 0.01 * np.random.default_rng(1).normal(size=net.params["score_fr.weight"].shape)
 combinations = {}
-for choice in "plain", "fast":
+for choice in "plain", "columns", "fast":
     for threads in (1, many) if many > 1 else (1,):
         with switched(TINYFCN_CONV=choice, TINYFCN_THREADS=threads):
             single, double = gradients(nets[np.float32], 8), gradients(nets[np.float64], 2)
@@ -1072,7 +1078,7 @@ for choice in "plain", "fast":
             took = fastest({"step": lambda: gradients(nets[np.float32], 8)}, 7)["step"]
             first_single, first_double = next(iter(combinations.values()))
             scores = apart({"scores": single["scores"]}, first_single)
-            print(f"{choice:5}, threads: {threads}, {1e3 * took:4.0f} ms. Apart from the first: scores {scores:.0e} (float32),")
+            print(f"{choice:7}, threads: {threads}, {1e3 * took:4.0f} ms. Apart from the first: scores {scores:.0e} (float32),")
             print(f"    gradients {apart(single, first_single):.0e} (float32), {apart(double, first_double):.0e} (float64)")
             assert scores < 1e-4 and apart(double, first_double) < 1e-12
 

@@ -200,7 +200,7 @@ def run(case, training=True, threads=1):
         x, labels = trace.xp.empty(case.shape, np.float32), trace.xp.empty((n, h, w), np.uint8)
         held = sum(p.nbytes for p in net.params.values())
         optimiser.begin(net.params)  # the momentum, all zeros at first
-        winograd._matrices(trace.xp, np.dtype(np.float32))  # three small constants, which go to the device once
+        winograd.matrices(trace.xp, np.dtype(np.float32))  # three small constants, which go to the device once
         trace.kernels, trace.peak, before = [], 0, trace.live
         scores = net.forward(x)
         assert scores.shape == (n, CLASSES, h, w)
@@ -241,8 +241,7 @@ table(
 
 # %% [markdown]
 # By layer, and by what is done: bytes in MB, arithmetic in GFLOP. Backward passes that have no weights
-# (pooling, upsampling) stand under "input gradient", and so do both gradients of an fc6 that goes [tap
-# by tap](10_speed.ipynb#Why-is-a-padded-fc6-three-times-cheaper-tap-by-tap?).
+# (pooling, upsampling) stand under "input gradient".
 
 # %% tags=["hide-input"]
 COLUMNS = {"forward": "forward", "weight gradient": "weight gradient", "update": "SGD"}
@@ -268,15 +267,16 @@ for case in CASES:
 
 # %% tags=["hide-input"]
 NAMES = {
-    "_columns": "Winograd: cut tiles",
+    "_cut_tiles": "Winograd: cut tiles",
     "_along_first_axis": "Winograd: transform, axis 1",
-    "_spectra": "Winograd: transform, axis 2",
-    "_kernel_spectra": "Winograd: filters",
+    "spectra": "Winograd: transform, axis 2",
+    "kernel_spectra": "Winograd: filters",
     "correlate": "Winograd: products, inverse",
-    "_gradient_of_filters": "Winograd: products of dW",
-    "_gather": "im2col",
+    "write": "Winograd: products, inverse",
+    "gradient_of_filters": "Winograd: products of dW",
+    "im2col": "im2col",
     "_patch": "im2col",
-    "_scatter": "col2im",
+    "col2im": "col2im",
     "max_pool2d_forward": "pooling",
     "max_pool2d_backward": "pooling, backward",
     "softmax_cross_entropy_forward": "loss and its gradient",
@@ -287,9 +287,9 @@ def part_of(kernel):
     """What a kernel belongs to, by the function that launched it."""
     if kernel.phase == "update":
         return "SGD"
-    if kernel.what == "maximum" and kernel.function == "correlate":
+    if kernel.what == "maximum" and kernel.function in ("write", "forward"):
         return "ReLU"
-    if kernel.what in ("greater", "multiply") and kernel.function in ("_columns", "_outputs", "gradients"):
+    if kernel.what in ("greater", "multiply") and kernel.function in ("_cut_tiles", "gated", "_gated"):
         return "ReLU's gate, backward"
     if kernel.layer.startswith("upscore"):
         return "upsampling"
@@ -746,10 +746,10 @@ def fused_im2col(kernels, shapes):
     def new(old):
         taps = prod(shapes[f"{old[0].layer}.weight"][2:])
         columns = max(sum(k.written for k in old if k.what == what) for what in ("copy", "add"))
-        back = any(k.function == "_scatter" for k in old)
+        back = any(k.function == "col2im" for k in old)
         return [one_kernel(old[0], *((columns, columns / taps) if back else (columns / taps, columns)))]
 
-    return replaced(kernels, lambda k: k.function in ("_gather", "_scatter", "_patch") and k.layer in ("conv1_1", "fc6"), new)
+    return replaced(kernels, lambda k: k.function in ("im2col", "col2im", "_patch") and k.layer in ("conv1_1", "fc6"), new)
 
 
 def fused_winograd(kernels, shapes):

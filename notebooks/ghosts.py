@@ -42,8 +42,8 @@ class Kernel(NamedTuple):
     batch: int  # matrices in it
     hidden: bool  # whether CuPy does it of itself, to suit cuBLAS
     layer: str  # "conv1_1", "loss", ...
-    phase: str  # "forward", "input gradient", "weight gradient", "both gradients", "backward" or "update"
-    function: str  # the innermost function of tinyfcn.ops, such as "_columns"
+    phase: str  # "forward", "input gradient", "weight gradient", "backward" or "update"
+    function: str  # the innermost function of tinyfcn.ops, such as "im2col"
 
     @property
     def bytes(self) -> int:
@@ -314,14 +314,12 @@ def _who() -> tuple[str, str, str]:
         if module.startswith("tinyfcn.ops") and not function and name not in ("work", "<lambda>", "<listcomp>"):
             function = name
         if not phase and module.startswith("tinyfcn.ops"):
-            if name in ("correlate_weight_gradient", "_gradient_of_filters"):
-                phase = "weight gradient"
-            elif name in ("add_input_gradient",):
-                phase = "input gradient"
+            if name in ("weight_gradient", "input_gradient"):
+                phase = name.replace("_", " ")
         if module.startswith("tinyfcn") and name.endswith("backward"):
             backward = True
             if not phase and name == "conv2d_backward":
-                phase = "both gradients" if function in ("gradients", "_matrix") else "input gradient"
+                phase = "input gradient"
         if module == "tinyfcn.optim" and name == "update":
             layer, phase = frame.f_locals["name"].split(".")[0], "update"
         elif module == "tinyfcn.ops.loss" and not layer:

@@ -28,7 +28,7 @@ def device(name):
     with standin.installed() if name == "standin" else nullcontext():
         before, _module = _module, choose_device("cpu" if name == "cpu" else "gpu")
         for dtype in np.float32, np.float64:
-            winograd._matrices(_module, np.dtype(dtype))  # they cross to the device once
+            winograd.matrices(_module, np.dtype(dtype))  # they cross to the device once
         try:
             yield _module
         finally:

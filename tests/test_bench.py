@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import bench, command, contenders, ops, parallel, stopwatch
-from tinyfcn.contenders import CLASSES, JOBS, LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, arithmetic, map_sizes
+from tinyfcn.contenders import CLASSES, JOBS, LAYER_TASKS, NEEDS, ONNX, COLUMNS, TINYFCN, TORCH, Work, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 
 BY_HAND = """\
@@ -118,7 +118,7 @@ def test_a_row_with_all_contenders(monkeypatch):
 
 
 def test_a_row_without_the_others_says_so(no_others):
-    row = bench.line(bench.TABLE, record(PLAIN, 1.25, {TORCH: None, ONNX: None}))
+    row = bench.line(bench.TABLE, record(COLUMNS, 1.25, {TORCH: None, ONNX: None}))
     heading = bench.line(bench.TABLE)
     assert row.count("not installed") == 2
     assert len(row) <= 130 and len(heading) == len(row)
@@ -136,7 +136,7 @@ def test_growth_is_per_pixel():
 def test_picture(tmp_path):
     ratios = {TORCH: 0.5, ONNX: 0.7}
     found = [
-        record(name, 2, ratios, work=bench.forward(side).title) for side in bench.SIDES for name in (TINYFCN, PLAIN, TORCH, ONNX)
+        record(name, 2, ratios, work=bench.forward(side).title) for side in bench.SIDES for name in (TINYFCN, COLUMNS, TORCH, ONNX)
     ]
     bench.plot(found, tmp_path / "all.png")
     bench.plot(found[:1], tmp_path / "one.png")
@@ -155,7 +155,7 @@ def test_a_run_prints_and_writes_its_numbers(call, quick, no_others, tmp_path):
     assert found["machine"][TORCH] is None
     assert [(r["task"], r["contender"]) for r in found["results"]] == [
         ("forward", TINYFCN),
-        ("forward", PLAIN),
+        ("forward", COLUMNS),
         ("step", TINYFCN),
     ]
     forward, _, step = found["results"]

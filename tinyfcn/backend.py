@@ -128,11 +128,12 @@ def why_no_gpu() -> str | None:
 def describe_device(xp: ModuleType) -> str:
     """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS 0.3.31 SkylakeX, 2 threads", "CuPy 14.0.1, H100"."""
     if xp is np:
-        plain = ["TINYFCN_CONV=plain"] if os.environ.get("TINYFCN_CONV") == "plain" else []
+        setting = os.environ.get("TINYFCN_CONV", "fast")
+        how = [f"TINYFCN_CONV={setting}"] if setting != "fast" else []
         libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
         names = {" ".join(filter(None, map(info.get, ("internal_api", "version", "architecture")))) for info in libraries}
         names = {name.replace("openblas", "OpenBLAS").replace("mkl", "MKL") for name in names}
-        return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads", *plain])
+        return ", ".join([f"NumPy {np.__version__}", *sorted(names), f"{thread_count()} threads", *how])
     properties = xp.cuda.runtime.getDeviceProperties(xp.cuda.Device().id)
     return f"CuPy {xp.__version__}, {properties['name'].decode()}"
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command
 from tinyfcn.backend import describe_device, processor_name
-from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, PLAIN, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, COLUMNS, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
@@ -45,7 +45,7 @@ PRODUCT = 4096  # side of the matrices whose product shows the machine's peak
 COPY = 1 << 26  # float32 numbers whose copy shows the memory's
 SIDE = 500  # pixels, of the paper's images
 SIDES = (125, 250, 500, 1000)  # of --growth
-FORWARD = (TINYFCN, PLAIN, TORCH, ONNX)
+FORWARD = (TINYFCN, COLUMNS, TORCH, ONNX)
 TRAINING = (TINYFCN, TORCH)
 
 Record = dict[str, Any]
@@ -185,7 +185,7 @@ def _percent(share: float) -> str:
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
 TABLE: list[Column] = [
     ("work", "<47", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
-    ("contender", "<13", lambda r: r["contender"]),
+    ("contender", "<15", lambda r: r["contender"]),
     ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
     ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"),
     ("of peak", ">7", lambda r: _percent(r["of_peak"])),

@@ -30,7 +30,7 @@ from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces, thread_count
 
-TINYFCN, PLAIN, TORCH, ONNX = "tinyfcn", "tinyfcn plain", "PyTorch", "ONNX Runtime"
+TINYFCN, COLUMNS, TORCH, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "ONNX Runtime"
 NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
 
 CLASSES = 21  # PASCAL VOC's
@@ -320,7 +320,7 @@ JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
         "product": product,
         "copy": copy,
     },
-    PLAIN: {"forward": forward},
+    COLUMNS: {"forward": forward},
     TORCH: {"forward": torch_forward, **dict.fromkeys(OPTIMISERS, torch_step), **dict.fromkeys(LAYER_TASKS, torch_layer)},
     ONNX: {"forward": onnx_forward},
 }

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.contenders import JOBS, PLAIN, SPAWN, TORCH, Work, installed
+from tinyfcn.contenders import JOBS, COLUMNS, SPAWN, TORCH, Work, installed
 from tinyfcn.errors import InputError
 
 try:
@@ -144,7 +144,7 @@ def serve(connection: Any, name: str, work: Work) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent: the parent ends this process,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # in this way, which removes temporary files
-    os.environ["TINYFCN_CONV"] = "plain" if name == PLAIN else "fast"
+    os.environ["TINYFCN_CONV"] = "columns" if name == COLUMNS else "fast"
     try:
         clock = clock_of(name, work.device)
         job = JOBS[name][work.task](work)

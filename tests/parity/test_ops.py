@@ -63,7 +63,7 @@ def test_conv2d(dtype, size, kernel, options):
 
 
 @both_dtypes
-@pytest.mark.parametrize("path", ["plain", "fast"])
+@pytest.mark.parametrize("path", ["plain", "columns", "fast"])
 @pytest.mark.parametrize(
     ("groups", "channels", "filters", "kernel", "options"),
     [

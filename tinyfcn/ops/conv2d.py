@@ -114,15 +114,15 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
     """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone.
 
-    TINYFCN_CONV=plain chooses `conv` everywhere.
+    TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
     """
     setting = os.environ.get("TINYFCN_CONV", "fast")
-    if setting not in ("fast", "plain"):
-        raise InputError(f"TINYFCN_CONV must be fast or plain, got {setting!r}")
+    if setting not in ("fast", "columns", "plain"):
+        raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")
     c_out, c_in, kh, kw = weight.shape
     outputs = size[0] * size[1]
-    if setting == "plain":
-        return conv
+    if setting != "fast":
+        return conv if setting == "plain" else columns
     if geometry.stride == geometry.dilation == (1, 1):
         if (kh, kw) == (3, 3) and min(c_out, c_in) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS:
             return winograd

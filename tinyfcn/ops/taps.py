@@ -43,7 +43,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     def work(share: Sequence[slice]) -> None:
         for filters in share:
             total = xp.zeros(pixels(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
-            for (i, j), outputs, inputs in _meetings(x, weight.shape, geometry, y):
+            for (i, j), outputs, inputs in meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
                 met += (_matrix(x, inputs) @ pixels(weight)[i, j, filters].T).reshape(met.shape)
             if bias is not None:
@@ -67,7 +67,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
             met += (_matrix(dy, outputs) @ pixels(weight)[i, j]).reshape(met.shape)
         return total
 
-    dx[...] = functools.reduce(xp.add, parallel(xp, work, list(_meetings(dx, weight.shape, geometry, dy))))
+    dx[...] = functools.reduce(xp.add, parallel(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
 
 
 def weight_gradient(
@@ -82,7 +82,7 @@ def weight_gradient(
         for (i, j), outputs, inputs in share:
             xp.matmul(_matrix(dy, outputs).T, _matrix(x, inputs), out=pixels(dweight)[i, j])
 
-    parallel(xp, work, list(_meetings(x, weight_shape, geometry, dy)))
+    parallel(xp, work, list(meetings(x, weight_shape, geometry, dy)))
     return dweight, dy.sum((0, 2, 3))
 
 
@@ -91,7 +91,7 @@ def _gated(dy: Array, gate: Array | None) -> Array:
     return dy if gate is None else xp.multiply(dy, gate > 0, out=xp.empty_like(dy))
 
 
-def _meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Array) -> Iterator[Meeting]:
+def meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Array) -> Iterator[Meeting]:
     """For each tap, the window of output pixels at which it meets pixels of x, and the window of those; both may be empty."""
     (height, width), (height_out, width_out) = x.shape[2:], y.shape[2:]
     for i, j in product(*map(range, weight_shape[2:])):

@@ -71,7 +71,7 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
     xp = array_module(x)
     down, across = block
     high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
-    columns = _columns(x, gate, block, padding, k, buffers)
+    columns = _cut_tiles(x, gate, block, padding, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
@@ -100,7 +100,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
         out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
 
 
-def _columns(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
+def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
     """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
 
     Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.

@@ -99,7 +99,7 @@ POINT_ONE = 1  # where the point 1 stands among the points
 
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
     """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3), and max(y, 0) if `relu`, into y."""
-    _correlate(x, weight, geometry.padding, y, bias, relu, gate=None)
+    correlate(x, weight, geometry.padding, y, bias, relu, gate=None)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
@@ -109,7 +109,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
     """
     turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
     padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
-    _correlate(dy, turned, padding, dx, None, False, gate)
+    correlate(dy, turned, padding, dx, None, False, gate)
 
 
 def weight_gradient(
@@ -127,7 +127,7 @@ def weight_gradient(
         pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), workers(xp))]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
-        return [_gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
+        return [gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
     found = chain.from_iterable(parallel(xp, work, pieces))
@@ -137,14 +137,14 @@ def weight_gradient(
     return dweight, dbias
 
 
-def _correlate(
+def correlate(
     x: Array, weight: Array, padding: tuple[int, int], y: Array, bias: Array | None, relu: bool, gate: Array | None
 ) -> None:
     """Y = A^T [U * V] A for every tile of y, a block of tiles at a time."""
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
-    u = _kernel_spectra(weight)  # (36, C_in, C_out)
-    a_t, b_t, _ = _matrices(xp, x.dtype)
+    u = kernel_spectra(weight)  # (36, C_in, C_out)
+    a_t, b_t, _ = matrices(xp, x.dtype)
     blocks = tiles.blocks(y, max(c_in, c_out))
 
     def work(todo: Iterator[Block]) -> None:
@@ -160,7 +160,7 @@ def _correlate(
     each(xp, work, blocks)
 
 
-def _gradient_of_filters(
+def gradient_of_filters(
     dy: Array, gate: Array | None, filters: slice, x: Array, padding: tuple[int, int], blocks: list[Block]
 ) -> tuple[Array, Array]:
     """(dweight, dbias) of these filters, from these blocks."""
@@ -169,7 +169,7 @@ def _gradient_of_filters(
     c_out, c_in = dy.shape[1], x.shape[1]
     inputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_in)
     outputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_out)
-    a_t, b_t, both = _matrices(xp, x.dtype)
+    a_t, b_t, both = matrices(xp, x.dtype)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
     dbias = xp.zeros(c_out, x.dtype)
@@ -184,12 +184,12 @@ def _gradient_of_filters(
     return (du.reshape(36, -1).T @ both).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
 
-def _kernel_spectra(weight: Array) -> Array:
+def kernel_spectra(weight: Array) -> Array:
     """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `tiles.spectra`."""
     xp = array_module(weight)
     c_out, c_in = weight.shape[:2]
     u = xp.empty((36, c_in * c_out), weight.dtype)
-    *_, both = _matrices(xp, weight.dtype)
+    *_, both = matrices(xp, weight.dtype)
 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
@@ -201,7 +201,7 @@ def _kernel_spectra(weight: Array) -> Array:
 
 
 @cache
-def _matrices(xp: ModuleType, dtype: Any) -> tuple[Array, Array, Array]:
+def matrices(xp: ModuleType, dtype: Any) -> tuple[Array, Array, Array]:
     """A^T, B^T, and the matrix (36, 9) that takes g to G g G^T. They go to a GPU once, not with every convolution."""
     both = np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9)
     return xp.asarray(A_T, dtype), xp.asarray(B_T, dtype), xp.asarray(both, dtype)
