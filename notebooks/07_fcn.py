@@ -39,7 +39,6 @@ from tinyfcn.data import Shapes, normalise, palette, training_batch
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
 from tinyfcn.models.alignment import Grid
-from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import SGD, Adam, poly
 
@@ -186,10 +185,10 @@ scores = net.forward(x)
 # %% [markdown]
 # ## Forward: the trunk
 #
-# `trunk_forward` runs the 13 convolutions and 5 poolings; fc6 and fc7 follow. We want five of its maps.
+# `net.backbone.forward` runs the 13 convolutions and 5 poolings; fc6 and fc7 follow. We want five of its maps.
 
 # %%
-pools = trunk_forward(net, net.backbone, x, net.first_padding)  # pool1 ... pool5
+pools = net.backbone.forward(net, x, net.first_padding)  # pool1 ... pool5
 conv6 = net.conv("fc6", pools[4], padding=net.fc6_padding, relu=True)
 conv7 = net.conv("fc7", conv6, relu=True)
 pool3, pool4 = pools[2], pools[3]
@@ -504,7 +503,7 @@ assert not child.params["score_pool4.weight"].any() and not child.params["score_
 
 # %%
 parent_scores, child_scores = net32.forward(x), child.forward(x)
-pools = trunk_forward(child, child.backbone, x, child.first_padding)
+pools = child.backbone.forward(child, x, child.first_padding)
 conv7 = child.conv("fc7", child.conv("fc6", pools[4], padding=3, relu=True), relu=True)
 coarse32, _ = ops.conv2d_forward(conv7, net32.params["score_fr.weight"], net32.params["score_fr.bias"])
 stride16 = ops.upsample_bilinear_forward(coarse32, 4, 2)[0][:, :, 1:9, 1:9]  # the 32s's scores, 16 pixels apart
@@ -559,7 +558,7 @@ plt.show()
 # %%
 def feature_sizes(net):
     """Root mean square of the inputs of the three score layers."""
-    pools = trunk_forward(net, net.backbone, x, net.first_padding)
+    pools = net.backbone.forward(net, x, net.first_padding)
     conv7 = net.conv("fc7", net.conv("fc6", pools[4], padding=3, relu=True), relu=True)
     return {name: float((a**2).mean() ** 0.5) for name, a in (("conv7", conv7), ("pool4", pools[3]), ("pool3", pools[2]))}
 
@@ -594,7 +593,7 @@ assert np.isclose(feature_sizes(direct)["conv7"], feature_sizes(net)["conv7"], r
 def stream_scores(net):
     """Root mean square, over the places, of what each stream says."""
     net.predict(x)
-    pools = trunk_forward(net, net.backbone, x, net.first_padding)
+    pools = net.backbone.forward(net, x, net.first_padding)
     conv7 = net.conv("fc7", net.conv("fc6", pools[4], padding=3, relu=True), relu=True)
     said = (net._score(name, a) for name, a in (("score_fr", conv7), ("score_pool4", pools[3]), ("score_pool3", pools[2])))
     return [float((s**2).mean() ** 0.5) for s in said]
@@ -797,8 +796,8 @@ assert layers["fc6"] / sum(layers.values()) > 0.75
 # %%
 for kind in FCN32s, FCN32sAlexNet, FCN32sCaffeNet:
     kernels, offsets = kind.align("paper")
-    print(f"{kind.__name__:15} kernel {kernels['upscore32']}, crop {offsets['score']}")
-assert FCN32sCaffeNet.align("paper") == ({"upscore32": 63}, {"score": 18})
+    print(f"{kind.__name__:15} kernel {kernels['upscore']}, crop {offsets['score']}")
+assert FCN32sCaffeNet.align("paper") == ({"upscore": 63}, {"score": 18})
 
 # %% [markdown]
 # ## Exercises

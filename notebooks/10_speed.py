@@ -37,7 +37,6 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import numpy as np
 from lesson import BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt, seconds, show_source
-
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops, parallel
@@ -1004,7 +1003,7 @@ def step_at_once():
     net.grads = {}
     scores = net.forward(images[:2], training=True)
     _, cache = ops.softmax_cross_entropy_forward(scores, labels[:2])
-    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.learned()))
+    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.trainable()))
 
 
 step_keeping()  # the optimiser's own state is there from now on

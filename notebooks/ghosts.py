@@ -313,9 +313,8 @@ def _who() -> tuple[str, str, str]:
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if module.startswith("tinyfcn.ops") and not function and name not in ("work", "<lambda>", "<listcomp>"):
             function = name
-        if not phase and module.startswith("tinyfcn.ops"):
-            if name in ("weight_gradient", "input_gradient"):
-                phase = name.replace("_", " ")
+        if not phase and module.startswith("tinyfcn.ops") and name in ("weight_gradient", "input_gradient"):
+            phase = name.replace("_", " ")
         if module.startswith("tinyfcn") and name.endswith("backward"):
             backward = True
             if not phase and name == "conv2d_backward":
@@ -326,7 +325,7 @@ def _who() -> tuple[str, str, str]:
             layer = "loss"
         elif module.startswith("tinyfcn.models") and not layer and isinstance(frame.f_locals.get("name"), str):
             layer = frame.f_locals["name"]
-        elif module == "tinyfcn.models.backbone" and name == "trunk_backward" and not layer:
+        elif module == "tinyfcn.models.backbone" and name == "backward" and not layer:
             layer = "skips"
         frame = frame.f_back
     return layer, phase or ("backward" if backward else "forward"), function

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import bench, command, contenders, ops, parallel, stopwatch
-from tinyfcn.contenders import CLASSES, JOBS, LAYER_TASKS, NEEDS, ONNX, COLUMNS, TINYFCN, TORCH, Work, arithmetic, map_sizes
+from tinyfcn.contenders import CLASSES, COLUMNS, JOBS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 
 BY_HAND = """\
@@ -136,7 +136,9 @@ def test_growth_is_per_pixel():
 def test_picture(tmp_path):
     ratios = {TORCH: 0.5, ONNX: 0.7}
     found = [
-        record(name, 2, ratios, work=bench.forward(side).title) for side in bench.SIDES for name in (TINYFCN, COLUMNS, TORCH, ONNX)
+        record(name, 2, ratios, work=bench.forward(side).title)
+        for side in bench.SIDES
+        for name in (TINYFCN, COLUMNS, TORCH, ONNX)
     ]
     bench.plot(found, tmp_path / "all.png")
     bench.plot(found[:1], tmp_path / "one.png")

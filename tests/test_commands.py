@@ -19,7 +19,6 @@ from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, wr
 from tinyfcn.data.loader import make_batch
 from tinyfcn.inference import load_network
 from tinyfcn.models import VGG16
-from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.recipes import RECIPES
 from tinyfcn.run import Config, read_config
 from tinyfcn.weights import read, read_description
@@ -253,8 +252,8 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     run = training.Run(Config(**read_config(tmp_path / "16s")), tmp_path / "again")
     run.start()
     pixels, _ = make_batch(run.train_set, run.config, 0)
-    run.net._start(x := normalise(pixels, "caffe"), False)
-    pool4 = trunk_forward(run.net, run.net.backbone, x, 1)[3]
+    run.net.start(x := normalise(pixels, "caffe"), False)
+    pool4 = run.net.backbone.forward(run.net, x, 1)[3]
     assert scales["score_pool4"] == pytest.approx(1 / np.sqrt(np.mean(pool4.astype(np.float64) ** 2)), rel=1e-5)
 
     assert call(train, "--model", "fcn8s", "--from", tmp_path / "16s", "--out", tmp_path / "8s")[0] == 0

@@ -34,7 +34,7 @@ def fcn(kind, classes=21):
     for name, p in params.items():
         if name.startswith("upscore"):
             p[...] = bilinear_weight(classes, p.shape[2])
-    return {kind.published.get(name, name): p for name, p in params.items()}
+    return params
 
 
 def h5(path, keras_layers, *, layout):

@@ -133,7 +133,6 @@ def test_a_trunk_that_is_there_twice_is_taken_when_it_is_the_same(path, vgg):
 
 def test_an_fcn_with_other_beginnings_is_the_same(path):
     params = published.draw(FCN8s, 21, WIDTH)
-    params = {FCN8s.published.get(name, name): p for name, p in params.items()}
     save_file({f"module.{name}": p for name, p in params.items()}, path)
     out = path.with_name("out.safetensors")
     assert convert.convert(path, out).model == "FCN8s"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command
 from tinyfcn.backend import describe_device, processor_name
-from tinyfcn.contenders import LAYER_TASKS, NEEDS, ONNX, COLUMNS, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG

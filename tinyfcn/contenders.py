@@ -25,6 +25,7 @@ from tinyfcn import ops
 from tinyfcn.backend import Array, array_module, choose_device, empty_pixels, to_device
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
+from tinyfcn.models.network import layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
@@ -107,7 +108,7 @@ def network(work: Work) -> FCN8s:
     net = FCN8s(CLASSES, work.width, work.padding, hidden=work.hidden, dropout=0.0, xp=xp)
     rng = np.random.default_rng(1)
     for name, p in net.params.items():
-        if name.startswith("score"):
+        if layer_of(name) in net.score_layers:
             p[...] = to_device(0.01 * rng.standard_normal(p.shape, p.dtype), xp)
     return net
 

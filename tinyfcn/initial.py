@@ -10,9 +10,8 @@ from typing import Any
 from tinyfcn import weights
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN, FCN_CLASSES
+from tinyfcn.models.network import layer_of
 from tinyfcn.sources import Source, recognise, settle_preprocessing
-
-SCORED = ("score", "upscore")  # layers that are made anew for other classes begin so
 
 
 def sizes_of(source: Source) -> dict[str, Any]:
@@ -59,17 +58,19 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, mea
     net.preprocessing = settle_preprocessing(path, stated, preprocessing, "--preprocessing")
     tensors = {name: tensor.read() for name, tensor in source.tensors.items()}
     report = net.assign(tensors, {"preprocessing": net.preprocessing}, source=path, partial=True)
-    trained = {_layer(name) for name in report.loaded if not name.startswith(SCORED)}
+    trained = {layer for name in report.loaded if (layer := layer_of(name)) not in net.class_layers}
     return trained, f"{path}: {source.title}; {account(net, report)}"
 
 
 def account(net: FCN, report: weights.LoadReport) -> str:
     """What was loaded, what was not, and what share of the parameters starts from random numbers."""
-    random = {name: net.params[name].size for name in report.kept if not name.startswith(SCORED) and name.endswith(".weight")}
+    random = {
+        name: net.params[name].size for name in report.kept if layer_of(name) not in net.class_layers and name.endswith(".weight")
+    }
     if not random:
         return str(report)
     share = sum(random.values()) / sum(p.size for p in net.params.values())
-    told = f"{report}; {_listed({_layer(name) for name in random})} start from random numbers, {share:.0%} of all parameters"
+    told = f"{report}; {_listed({layer_of(name) for name in random})} start from random numbers, {share:.0%} of all parameters"
     return told + (" (a smaller --hidden makes it less)" if share > 0.5 else "")
 
 
@@ -80,10 +81,6 @@ def refuse_frozen_noise(net: FCN, trained: set[str]) -> None:
     if net.freeze_trunk and random:
         remedy = "; --trunk-rate 0 freezes what is trained" if trained else ": start with --init or --from"
         raise InputError(f"--freeze-trunk: {_listed(random)} would stay the random numbers that they are{remedy}")
-
-
-def _layer(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def _listed(names: Iterable[str]) -> str:

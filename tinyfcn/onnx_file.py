@@ -15,7 +15,6 @@ from tinyfcn.backend import to_host
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN
-from tinyfcn.models.network import RESPONSE
 
 OPSET = 13  # of the operators; ONNX Runtime knows it since 2021
 IR_VERSION = 8
@@ -69,8 +68,8 @@ class Graph:
                 options: dict[str, Any] = {"pads": [conv.padding] * 4, "strides": [conv.stride] * 2, "group": conv.groups}
                 x = self.node("Relu", [self.conv(conv.name, x, **options)])
             x = self.node("MaxPool", [x], kernel_shape=[block.pool] * 2, strides=[2, 2], ceil_mode=1)
-            if block.normalised:
-                options = {"bias" if name == "k" else name: value for name, value in RESPONSE.items()}
+            if block.norm is not None:
+                options = {"bias" if name == "k" else name: value for name, value in block.norm._asdict().items()}
                 x = self.node("LRN", [x], **options)
             pools.append(x)
         x = self.node("Relu", [self.conv("fc6", x, pads=[net.fc6_padding] * 4)])

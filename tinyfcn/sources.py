@@ -22,6 +22,7 @@ from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
 from tinyfcn.models.fcn import FCN, LEARN_UPSAMPLING, PADDINGS, is_bilinear
+from tinyfcn.models.network import layer_of
 from tinyfcn.schemes import FC, SCHEMES, Scheme, called_by, names_of, preprocessing, takes_rgb
 from tinyfcn.trunk import Trunk, find_trunk, graph_head, layers, match, parameters
 
@@ -120,12 +121,12 @@ def _own(path: Path | str, content: Content) -> Source:
         if (field in about and not valid(about[field])) or (field in needed and field not in about):
             raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
     shapes = kind.shapes(about["num_classes"], about["width"], about.get("hidden"))
-    expected = {kind.published.get(name, name): shape for name, shape in shapes.items()}
+    ups = kind.upsamplings if issubclass(kind, FCN) else {}  # are bilinear where they are missing
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
-    missing = [name for name in expected if name not in tensors and not name.startswith("upscore")]
+    missing = [name for name in shapes if name not in tensors and layer_of(name) not in ups]
     partly = issubclass(kind, Classifier) and all(name.startswith("fc") for name in missing)  # a trunk alone
     for name, tensor in tensors.items():
-        if prod(tensor.shape) != prod(expected.get(name, ())) or tensor.dtype.kind != "f":
+        if prod(tensor.shape) != prod(shapes.get(name, ())) or tensor.dtype.kind != "f":
             raise InputError(
                 f"{path}: {name}, {tensor.dtype} {tensor.shape}, does not belong to the {kind.__name__} that it describes"
             )
@@ -223,9 +224,8 @@ def _by_names(path: Path | str, content: Content) -> Source | None:
 
 def _fcn(path: Path | str, content: Content, kind: type[FCN]) -> Source | None:
     """A finished FCN: one of the authors' .caffemodel files, or of their copies for PyTorch, whose names are the same."""
-    ups = {layer: kind.published.get(f"{layer}.weight", f"{layer}.weight").removesuffix(".weight") for layer in kind.upsamplings}
-    scored = [conv.name for conv in kind.backbone.convs] + ["fc6", "fc7", "score_fr", *kind.skips]
-    names = _match(content, {layer: layer for layer in scored} | ups, required=[*scored, *ups])
+    called = [*(conv.name for conv in kind.backbone.convs), "fc6", "fc7", "score_fr", *kind.skips, *kind.upsamplings]
+    names = _match(content, {layer: layer for layer in called}, required=called)
     if not names:
         return None
     scales = {skip: name for skip in kind.skips if (name := f"{skip.replace('score', 'scale')}/0") in content.tensors}
@@ -236,13 +236,12 @@ def _fcn(path: Path | str, content: Content, kind: type[FCN]) -> Source | None:
             if not np.allclose(content.tensors[name].read(), kind.published_scales[skip], rtol=1e-6):
                 raise InputError(f"{path}: {name} is not {kind.published_scales[skip]}, as it is in FCN-8s trained at once")
     tensors, description = _fit(path, content, names, kind)
-    learned = [layer for layer in ups if not is_bilinear(tensors[f"{layer}.weight"].read())]
-    learn = "none" if not learned else "all" if list(ups)[-1] in learned else "skip"
+    learned = [layer for layer in kind.upsamplings if not is_bilinear(tensors[f"{layer}.weight"].read())]
+    learn = "none" if not learned else "all" if list(kind.upsamplings)[-1] in learned else "skip"
     description |= {"model": kind.__name__, "preprocessing": "caffe", "padding": "paper", "learn_upsampling": learn}
     if description["num_classes"] == len(VOC_CLASSES):
         description["classes"] = list(VOC_CLASSES)
-    published = {kind.published.get(name, name): tensor for name, tensor in tensors.items()}
-    return Source(f"{kind.__name__}, layers named as by its authors", kind.__name__, published, description)
+    return Source(f"{kind.__name__}, layers named as by its authors", kind.__name__, tensors, description)
 
 
 def _match(content: Content, wanted: dict[str, str], required: Iterable[str]) -> dict[str, str]:
@@ -255,7 +254,7 @@ def _refuse_others(path: Path | str, content: Content, known: Iterable[str], kin
     """A network with more layers is another one, such as VGG19."""
     others = sorted(content.tensors.keys() - set(known))
     if others:
-        raise InputError(f"{path}: has {others[0]}, which {kind.__name__} has not: another network?")
+        raise InputError(f"{path}: has {others[0]}, which is not part of {kind.__name__}: is it another network?")
 
 
 def _fit(
@@ -267,7 +266,7 @@ def _fit(
     """
     for weight in names:
         bias = weight.replace(".weight", ".bias")
-        if bias not in names and not weight.startswith("upscore"):
+        if bias not in names and layer_of(weight) not in getattr(kind, "upsamplings", ()):
             raise InputError(f"{path}: {names[weight]} has no bias beside it")
     if ("fc6.weight" in names) != ("fc7.weight" in names):
         raise InputError(f"{path}: has one of the fully connected layers fc6 and fc7 and not the other")

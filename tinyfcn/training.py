@@ -20,6 +20,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.inference import evaluate, plot_predictions
 from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
+from tinyfcn.models.network import layer_of
 from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
 from tinyfcn.report import Log, describe, open_device, write_metrics
 from tinyfcn.run import Config, paths
@@ -59,7 +60,7 @@ def train_step(
     class_weight: Array | None = None,
 ) -> Array:
     """Forward, loss, backward, update; returns the loss, on the network's device."""
-    update = optimiser.begin(net.learned(), factor)
+    update = optimiser.begin(net.trainable(), factor)
     scores = net.forward(x, training=True)
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=class_weight)
     del scores
@@ -127,13 +128,13 @@ class Run:
         if rate == 0:
             self.net.freeze_convs = True
             self.net.freeze_trunk |= "fc7" in layers
-        self.optimiser.rates = {name: rate for name in self.net.params if name.partition(".")[0] in layers}
+        self.optimiser.rates = {name: rate for name in self.net.params if layer_of(name) in layers}
 
     @property
     def megabytes(self) -> float:
         """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
-        learned = sum(p.nbytes for p in self.net.learned().values())
-        return (2 * sum(p.nbytes for p in self.net.params.values()) + self.optimiser.moments * learned) / 1e6
+        trainable = sum(p.nbytes for p in self.net.trainable().values())
+        return (2 * sum(p.nbytes for p in self.net.params.values()) + self.optimiser.moments * trainable) / 1e6
 
     def write_settings(self) -> None:
         """Write what decides the run into its folder."""

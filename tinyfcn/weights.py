@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -144,14 +144,24 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], prod(shape[1:])
 
 
-def fit(tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], *, partial: bool, source: str | Path) -> LoadReport:
-    """Decide which tensors go into parameters of these shapes; raises InputError where they do not fit."""
+def fit(
+    tensors: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    partial: bool,
+    source: str | Path,
+    replaceable: Collection[str] = (),
+) -> LoadReport:
+    """Decide which tensors go into parameters of these shapes; raises InputError where they do not fit.
+
+    With `partial`, parameters may be missing, and those that are `replaceable`, since they belong to the classes, may differ.
+    """
     loaded, kept = [], []
     for name, shape in shapes.items():
         found = tensors[name].shape if name in tensors else None
         if found == shape or (found and name in CLASSIFIER_WEIGHTS and _flat(found) == _flat(shape)):
             loaded.append(name)
-        elif partial and (found is None or name.startswith(("score", "upscore"))):
+        elif partial and (found is None or name in replaceable):
             kept.append(name)
         elif found is None:
             raise InputError(f"{source}: has no {name}: it is not a file of this network")

@@ -146,7 +146,7 @@ def test_frozen_convolutions_get_no_gradient_and_the_rest_the_same_one(kind):
     for net in (free, frozen):
         net.forward(x, training=True)
         dx = net.backward(dscores, need_dx=net is free)
-    assert dx is None and frozen.grads.keys() == frozen.learned().keys()
+    assert dx is None and frozen.grads.keys() == frozen.trainable().keys()
     assert frozen.grads.keys() == {name for name in free.params if not name.startswith("conv")}
     for name, gradient in frozen.grads.items():
         assert np.allclose(gradient, free.grads[name], rtol=1e-12, atol=0), name
@@ -175,7 +175,7 @@ def test_an_update_function_gets_each_gradient_once_and_nothing_is_kept(kind, op
     net.forward(x, training=True)
     dx = net.backward(dscores, need_dx=not net.freeze_convs)
     expected = net.grads
-    assert expected.keys() == net.learned().keys()
+    assert expected.keys() == net.trainable().keys()
 
     calls = []
     net.forward(x, training=True)

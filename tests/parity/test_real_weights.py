@@ -16,7 +16,6 @@ from tinyfcn.data import VOCSegmentation, normalise  # noqa: E402
 from tinyfcn.data.balance import class_weights  # noqa: E402
 from tinyfcn.initial import initialise  # noqa: E402
 from tinyfcn.models import FCN8s  # noqa: E402
-from tinyfcn.models.backbone import trunk_forward  # noqa: E402
 from tinyfcn.optim import Adam  # noqa: E402
 from tinyfcn.training import train_step  # noqa: E402
 from tinyfcn.weights import read  # noqa: E402
@@ -73,7 +72,7 @@ def test_activations_on_a_photograph_equal_those_of_pytorch_and_keras(file, camv
     net, _ = fine_tuned(file, camvid)
     x = normalise(image[None, :352, :480], net.preprocessing)
     net._start(x, training=False)
-    pools = trunk_forward(net, net.backbone, x, net.first_padding)
+    pools = net.backbone.forward(net, x, net.first_padding)
 
     h = torch.from_numpy(np.ascontiguousarray(bgr.transpose(0, 3, 1, 2)))
     layers = iter(kernels(file))

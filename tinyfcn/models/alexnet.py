@@ -7,7 +7,7 @@ Krizhevsky (2014), has neither groups nor normalisation. FCN-AlexNet (section 4.
 
 from __future__ import annotations
 
-from tinyfcn.models.backbone import Backbone, Block, Conv
+from tinyfcn.models.backbone import Backbone, Block, Conv, Norm
 from tinyfcn.models.classifier import Classifier
 
 ALEXNET = Backbone(
@@ -20,10 +20,12 @@ ALEXNET = Backbone(
     image_size=224,
 )
 
+NORM = Norm(size=5, alpha=1e-4, beta=0.75, k=1.0)
+
 CAFFENET = Backbone(
     (
-        Block((Conv("conv1", 96, kernel=11, stride=4, padding=0),), pool=3, normalised=True),
-        Block((Conv("conv2", 256, kernel=5, padding=2, groups=2),), pool=3, normalised=True),
+        Block((Conv("conv1", 96, kernel=11, stride=4, padding=0),), pool=3, norm=NORM),
+        Block((Conv("conv2", 256, kernel=5, padding=2, groups=2),), pool=3, norm=NORM),
         Block((Conv("conv3", 384), Conv("conv4", 384, groups=2), Conv("conv5", 256, groups=2)), pool=3),
     ),
     fc6=6,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tinyfcn import ops
 from tinyfcn.backend import Array
 from tinyfcn.models.alignment import IMAGE, Grid
-from tinyfcn.models.border import Stretch, borders
+from tinyfcn.models.border import Stretch, borders, stretch, stretch_backward
 from tinyfcn.models.network import Network
 
 
@@ -24,10 +25,19 @@ class Conv(NamedTuple):
     groups: int = 1
 
 
+class Norm(NamedTuple):
+    """The constants of a local response normalisation."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
 class Block(NamedTuple):
     convs: tuple[Conv, ...]
     pool: int = 2  # side of the pooling window; its stride is 2
-    normalised: bool = False  # whether local response normalisation follows the pooling
+    norm: Norm | None = None  # the local response normalisation that follows the pooling
 
 
 class Backbone(NamedTuple):
@@ -94,45 +104,45 @@ class Backbone(NamedTuple):
 
     def borders(self, first_padding: int) -> tuple[list[int], list[Stretch | None]]:
         """Border of each block's maps, and how each block's output is widened, see `tinyfcn.models.border`: VGG only."""
-        plain = all(conv[2:] == Conv("", 0)[2:] for conv in self.convs) and {block[1:] for block in self.blocks} == {(2, False)}
-        if plain:
+        usual = Conv("", 0)
+        plain_convs = all(conv == usual._replace(name=conv.name, channels=conv.channels) for conv in self.convs)
+        if plain_convs and all(block.pool == 2 and block.norm is None for block in self.blocks):
             return borders([len(block.convs) for block in self.blocks], first_padding)
         return [first_padding] * len(self.blocks), [None] * len(self.blocks)
 
+    def forward(self, net: Network, x: Array, first_padding: int) -> list[Array]:
+        """Run all blocks with the parameters of `net`; returns [pool1, pool2, ...]. `first_padding` is the first convolution's.
 
-def trunk_forward(net: Network, backbone: Backbone, x: Array, first_padding: int) -> list[Array]:
-    """Run all blocks; returns [pool1, pool2, ...]. `first_padding` is that of the first convolution.
+        Where it is wide, the first blocks may run with less, see `tinyfcn.models.border`: their results are the same.
+        """
+        pools = []
+        image_size = x.shape[2:]
+        widths, stretches = self.borders(first_padding)
+        for number, block, convs in self.padded(widths[0]):
+            for conv in convs:
+                x = net.conv(conv.name, x, padding=conv.padding, relu=True, stride=conv.stride, groups=conv.groups)
+            x = net.pool(f"pool{number}", x, block.pool)
+            if block.norm is not None:
+                x = net.apply(f"norm{number}", ops.local_response_norm_forward, x, **block.norm._asdict())
+            how = stretches[number - 1]
+            if how is not None:
+                x = net.apply(f"pool{number}.stretch", stretch, x, image_size, how)
+            pools.append(x)
+        return pools
 
-    Where `first_padding` is wide, the first blocks may run with less, see `tinyfcn.models.border`: their results are the same.
-    """
-    pools = []
-    image_size = x.shape[2:]
-    widths, stretches = backbone.borders(first_padding)
-    for number, block, convs in backbone.padded(widths[0]):
-        for conv in convs:
-            x = net.conv(conv.name, x, padding=conv.padding, relu=True, stride=conv.stride, groups=conv.groups)
-        x = net.pool(f"pool{number}", x, block.pool)
-        if block.normalised:
-            x = net.normalise(f"norm{number}", x)
-        how = stretches[number - 1]
-        if how is not None:
-            x = net.stretch(f"pool{number}.stretch", x, image_size, how)
-        pools.append(x)
-    return pools
-
-
-def trunk_backward(net: Network, backbone: Backbone, dpools: dict[int, Array], need_dx: bool = False) -> Array | None:
-    """Run the last pooling up to the first convolution. `dpools` holds the gradient that reaches each block's output, by number,
-    from outside the trunk; the last must be among them. Returns the gradient at the image if `need_dx`."""
-    dx = None
-    for number in range(len(backbone.blocks), 0, -1):
-        block = backbone.blocks[number - 1]
-        if number in dpools:
-            dx = dpools[number] if dx is None else dx + dpools[number]
-        dx = net.stretch_backward(f"pool{number}.stretch", dx)
-        if block.normalised:
-            dx = net.normalise_backward(f"norm{number}", dx)
-        dx = net.pool_backward(f"pool{number}", dx)
-        for conv in reversed(block.convs):
-            dx = net.conv_backward(conv.name, dx, need_dx=need_dx or conv is not backbone.blocks[0].convs[0])
-    return dx
+    def backward(self, net: Network, dpools: dict[int, Array], need_dx: bool = False) -> Array | None:
+        """Run the last pooling up to the first convolution. `dpools` holds the gradient that reaches each block's output, by
+        number, from outside the trunk; the last must be among them. Returns the gradient at the image if `need_dx`."""
+        dx = None
+        for number in range(len(self.blocks), 0, -1):
+            block = self.blocks[number - 1]
+            if number in dpools:
+                dx = dpools[number] if dx is None else dx + dpools[number]
+            if net.has(f"pool{number}.stretch"):
+                dx = stretch_backward(dx, net.take(f"pool{number}.stretch"))
+            if block.norm is not None:
+                dx = ops.local_response_norm_backward(dx, net.take(f"norm{number}"))
+            dx = net.pool_backward(f"pool{number}", dx)
+            for conv in reversed(block.convs):
+                dx = net.conv_backward(conv.name, dx, need_dx=need_dx or conv is not self.blocks[0].convs[0])
+        return dx

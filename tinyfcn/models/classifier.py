@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyfcn import ops
 from tinyfcn.backend import Array
-from tinyfcn.models.backbone import Backbone, trunk_backward, trunk_forward
+from tinyfcn.models.backbone import Backbone
 from tinyfcn.models.network import Network
 from tinyfcn.optim import Update
 from tinyfcn.weights import CLASSIFIER_WEIGHTS
@@ -54,8 +54,8 @@ class Classifier(Network):
 
         Raises ValueError for images of a size that does not end as the map that fc6 sees (for VGG16, 193 to 224 pixels do).
         """
-        self._start(x, training)
-        x = trunk_forward(self, self.backbone, x, self.first_padding)[-1]  # for VGG16 (N, 512, 7, 7)
+        self.start(x, training)
+        x = self.backbone.forward(self, x, self.first_padding)[-1]  # for VGG16 (N, 512, 7, 7)
         side = self.backbone.fc6
         if x.shape[2:] != (side, side):
             size = self.backbone.image_size
@@ -77,8 +77,8 @@ class Classifier(Network):
         to what the convolutions' padding adds at the crop's borders, and, at the end of an image whose size is not S plus a
         multiple of 32, of a crop that reaches beyond it. Raises ValueError for images smaller than `forward` takes.
         """
-        self._start(x, training=False)
-        x = trunk_forward(self, self.backbone, x, self.first_padding)[-1]
+        self.start(x, training=False)
+        x = self.backbone.forward(self, x, self.first_padding)[-1]
         if min(x.shape[2:]) < self.backbone.fc6:
             size = self.backbone.image_size
             raise ValueError(f"{type(self).__name__}: score_map takes images of about {size}x{size} pixels or more")
@@ -90,11 +90,11 @@ class Classifier(Network):
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         """Fill `grads` from dscores, the gradient at the scores; see `FCN.backward`."""
-        self._start_backward(update)
+        self.start_backward(update)
         dx = self.linear_backward("fc8", dscores)
         for name in ("7", "6"):
             dx = self.linear_backward(f"fc{name}", self.relu_backward(f"relu{name}", self.dropout_backward(f"drop{name}", dx)))
-        return trunk_backward(self, self.backbone, {len(self.backbone.blocks): dx.reshape(self._last_shape)}, need_dx)
+        return self.backbone.backward(self, {len(self.backbone.blocks): dx.reshape(self._last_shape)}, need_dx)
 
     def description(self) -> dict[str, Any]:
         return super().description() | {"num_classes": self.num_classes, "width": self.width, "hidden": self.hidden}

@@ -27,8 +27,8 @@ from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
 from tinyfcn.models.alignment import IMAGE
-from tinyfcn.models.backbone import Backbone, trunk_backward, trunk_forward
-from tinyfcn.models.network import Network
+from tinyfcn.models.backbone import Backbone
+from tinyfcn.models.network import Network, layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import Update
 from tinyfcn.weights import LoadReport
@@ -108,11 +108,13 @@ class FCN(Network):
         self.scales = dict(self.published_scales if scales is None else scales)
         self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
         self.kernels, self.offsets = self.align(padding)
+        self.score_layers = ("score_fr", *self.skips)
+        self.class_layers = (*self.score_layers, *self.upsamplings)
         layers = list(self.upsamplings)
         learned = {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]
         shapes = self.shapes(num_classes, width, hidden)
         self.hidden = shapes["fc7.bias"][0]
-        drawn = {name: shape for name, shape in shapes.items() if not name.startswith("upscore")}
+        drawn = {name: shape for name, shape in shapes.items() if layer_of(name) not in self.upsamplings}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
         if self.fc6_padding:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
             self.params["fc6.weight"] = pixels(xp.ascontiguousarray(pixels(self.params["fc6.weight"])))
@@ -167,10 +169,10 @@ class FCN(Network):
         """
         raise NotImplementedError
 
-    def learned(self) -> dict[str, Array]:
+    def trainable(self) -> dict[str, Array]:
         frozen = [conv.name for conv in self.backbone.convs] if self.freeze_convs else []
         frozen += ["fc6", "fc7"] if self.freeze_trunk else []
-        return {name: p for name, p in self.params.items() if name.partition(".")[0] not in frozen}
+        return {name: p for name, p in self.params.items() if layer_of(name) not in frozen}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """As published: upsampling layers are there with their weights, also those that are fixed and no parameters here."""
@@ -178,7 +180,7 @@ class FCN(Network):
         for layer, kernel in self.kernels.items():
             name = f"{layer}.weight"
             if name not in self.params:
-                tensors[self.published.get(name, name)] = ops.bilinear_weight(self.num_classes, kernel, self.dtype)
+                tensors[name] = ops.bilinear_weight(self.num_classes, kernel, self.dtype)
         return tensors
 
     def assign(
@@ -186,9 +188,8 @@ class FCN(Network):
     ) -> LoadReport:
         """See `Network.assign`. Upsampling layers that are fixed here must be bilinear in the file too, unless `partial`."""
         used = {}
-        learned = {self.published.get(name, name) for name in self.params} | self.params.keys()
         for name, tensor in tensors.items():
-            if not name.startswith("upscore") or name in learned:
+            if layer_of(name) not in self.upsamplings or name in self.params:
                 used[name] = tensor
             elif not is_bilinear(tensor):
                 if not partial:
@@ -214,13 +215,13 @@ class FCN(Network):
 
     def _trunk(self, x: Array, training: bool) -> tuple[list[Array], Array]:
         """Run the first convolution to conv7; returns ([pool1, pool2, ...], conv7)."""
-        self._start(x, training)
+        self.start(x, training)
         self.check_size(*x.shape[2:])
         self._image_size = x.shape[2:]
         kept = self._caches
         if self.freeze_convs:
             self._caches = None  # no gradient goes down there: nothing to keep
-        pools = trunk_forward(self, self.backbone, x, self.first_padding)
+        pools = self.backbone.forward(self, x, self.first_padding)
         self._caches = None if self.freeze_trunk else kept
         conv6 = self.conv("fc6", pools[-1], padding=self.fc6_padding, relu=True)
         conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.rate), relu=True)
@@ -235,8 +236,8 @@ class FCN(Network):
         pool5. A skip that is scored as it is would take steps as many times larger than the deep stream's; the constants of
         `FCN8sAtOnce` are its authors' answer to that, this is one for any weights.
         """
-        self._start(x, training=False)
-        pools = trunk_forward(self, self.backbone, x, self.first_padding)
+        self.start(x, training=False)
+        pools = self.backbone.forward(self, x, self.first_padding)
         return {skip: 1 / max(float((pools[pool - 1] ** 2).mean()) ** 0.5, 1e-6) for skip, pool in self.skips.items()}
 
     def check_size(self, height: int, width: int) -> None:
@@ -260,7 +261,7 @@ class FCN(Network):
         dpool = self.conv_backward("fc6", self.dropout_backward("drop6", dconv6), need_dx=not self.freeze_convs)
         if self.freeze_convs:
             return None
-        return trunk_backward(self, self.backbone, dpools | {len(self.backbone.blocks): dpool}, need_dx)
+        return self.backbone.backward(self, dpools | {len(self.backbone.blocks): dpool}, need_dx)
 
     # The pieces of the seven steps
 
@@ -277,24 +278,24 @@ class FCN(Network):
     def _upsample(self, name: str, x: Array) -> Array:
         stride = self.upsamplings[name]
         if f"{name}.weight" in self.params:
-            return self._apply(name, ops.conv_transpose2d_forward, x, self.params[f"{name}.weight"], stride=stride)
-        return self._apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride)
+            return self.apply(name, ops.conv_transpose2d_forward, x, self.params[f"{name}.weight"], stride=stride)
+        return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride)
 
     def _upsample_backward(self, name: str, dy: Array) -> Array:
         if f"{name}.weight" in self.params:
-            dx, dweight, _ = ops.conv_transpose2d_backward(dy, self._cache(name))
+            dx, dweight, _ = ops.conv_transpose2d_backward(dy, self.take(name))
             self._keep(f"{name}.weight", dweight)
             return dx
-        return ops.upsample_bilinear_backward(dy, self._cache(name))
+        return ops.upsample_bilinear_backward(dy, self.take(name))
 
     def _add(self, name: str, skip: Array, up: Array) -> Array:
         """Add a skip's scores to the upsampled ones on the part of the image that both cover."""
         offset = self.offsets[name]
-        return self._apply(f"{name}.add", _cropped_sum, skip, up, offset)
+        return self.apply(f"{name}.add", _cropped_sum, skip, up, offset)
 
     def _add_backward(self, name: str, dy: Array) -> tuple[Array, Array]:
         """Addition hands the gradient to both; what was cropped away gets none."""
-        skip_crop, skip_shape, up_crop, up_shape = self._cache(f"{name}.add")
+        skip_crop, skip_shape, up_crop, up_shape = self.take(f"{name}.add")
         return _uncrop(dy, skip_crop, skip_shape), _uncrop(dy, up_crop, up_shape)
 
     def _upsample_to_image(self, name: str, x: Array) -> Array:
@@ -302,12 +303,12 @@ class FCN(Network):
         window = _window(self.offsets["score"], *self._image_size)
         if f"{name}.weight" in self.params:
             up = self._upsample(name, x)
-            return self._apply("crop", lambda: (up[window], (window, up.shape)))
+            return self.apply("crop", lambda: (up[window], (window, up.shape)))
         stride = self.upsamplings[name]
-        return self._apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, window[1:])
+        return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, window[1:])
 
     def _upsample_to_image_backward(self, name: str, dy: Array) -> Array:
-        return self._upsample_backward(name, _uncrop(dy, *self._cache("crop")) if f"{name}.weight" in self.params else dy)
+        return self._upsample_backward(name, _uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
 
 
 def _window(offset: int, height: int, width: int) -> tuple:
@@ -338,17 +339,16 @@ def is_bilinear(weight: np.ndarray) -> bool:
 class FCN32s(FCN):
     """Scores of conv7, upsampled 32 times."""
 
-    upsamplings = {"upscore32": 32}
-    published = {"upscore32.weight": "upscore.weight"}
+    upsamplings = {"upscore": 32}
 
     def forward(self, x: Array, training: bool = False) -> Array:
         _, conv7 = self._trunk(x, training)
         score = self._score("score_fr", conv7)
-        return self._upsample_to_image("upscore32", score)
+        return self._upsample_to_image("upscore", score)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
-        self._start_backward(update)
-        dscore = self._upsample_to_image_backward("upscore32", dscores)
+        self.start_backward(update)
+        dscore = self._upsample_to_image_backward("upscore", dscores)
         dconv7 = self._score_backward("score_fr", dscore)
         return self._trunk_backward(dconv7, {}, need_dx)
 
@@ -367,7 +367,7 @@ class FCN16s(FCN):
         return self._upsample_to_image("upscore16", fused)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
-        self._start_backward(update)
+        self.start_backward(update)
         dfused = self._upsample_to_image_backward("upscore16", dscores)
         dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
         dpool4 = self._score_backward("score_pool4", dskip)  # (2)
@@ -392,7 +392,7 @@ class FCN8s(FCN):
         return self._upsample_to_image("upscore8", fused)  # (7)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
-        self._start_backward(update)
+        self.start_backward(update)
         dfused = self._upsample_to_image_backward("upscore8", dscores)  # (7)
         dskip, dup = self._add_backward("score_pool3", dfused)  # (6)
         dpool3 = self._score_backward("score_pool3", dskip)  # (5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +11,7 @@ import numpy as np
 
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, in_order_of, to_device, to_host
-from tinyfcn.models.border import Stretch, stretch, stretch_backward
 from tinyfcn.optim import Update
-
-RESPONSE: dict[str, Any] = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}  # of local response normalisation, in CaffeNet
 
 
 class Network:
@@ -28,7 +25,8 @@ class Network:
     params: dict[str, Array]
     grads: dict[str, Array]
     _keep: Update  # where the backward pass puts the gradient of a parameter
-    published: dict[str, str] = {}  # parameters that have another name in published files
+    score_layers: Collection[str] = ()  # layers that score classes: they begin with zeros
+    class_layers: Collection[str] = ()  # those and others whose shapes depend on the classes
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
@@ -45,20 +43,20 @@ class Network:
         rng = np.random.default_rng(seed)
         self.params = {}
         for name, shape in shapes.items():
-            if name.endswith(".bias") or name.startswith("score"):
+            if name.endswith(".bias") or layer_of(name) in self.score_layers:
                 value = np.zeros(shape, self.dtype)
             else:
                 value = rng.standard_normal(shape, np.float32)
                 value *= np.float32((2 / np.prod(shape[1:])) ** 0.5)
             self.params[name] = to_device(value.astype(self.dtype, copy=False), xp)
 
-    def learned(self) -> dict[str, Array]:
+    def trainable(self) -> dict[str, Array]:
         """The parameters that get a gradient."""
         return self.params
 
     # Layers
 
-    def _start(self, x: Array, training: bool) -> None:
+    def start(self, x: Array, training: bool) -> None:
         """Begin a forward pass on images x (N, 3, H, W), forgetting what the last one kept."""
         if x.ndim != 4 or x.shape[1] != 3 or min(x.shape[2:]) < 1:
             raise ValueError(f"{type(self).__name__}: x must be images (N, 3, H, W), got shape {x.shape}")
@@ -68,75 +66,65 @@ class Network:
         self.training = training
         self._caches = {} if training else None
 
-    def _start_backward(self, update: Update | None) -> None:
+    def start_backward(self, update: Update | None) -> None:
         if not self._caches:
             raise RuntimeError("backward needs a forward pass with training=True before it (and only one of each)")
         self._keep = self.grads.__setitem__ if update is None else update
 
-    def _apply(self, name: str, forward: Callable, *arguments: Any, **options: Any) -> Array:
+    def apply(self, name: str, forward: Callable[..., tuple[Array, Any]], *arguments: Any, **options: Any) -> Array:
+        """Run an operation's forward pass, and keep what its backward pass will `take`."""
         y, cache = forward(*arguments, **options)
         if self._caches is not None:
             self._caches[name] = cache
         return y
 
-    def _cache(self, name: str) -> Any:
+    def has(self, name: str) -> bool:
+        """Whether the forward pass had a layer of this name."""
+        return self._caches is not None and name in self._caches
+
+    def take(self, name: str) -> Any:
+        """What a layer has kept, which is forgotten with that."""
         assert self._caches is not None
         return self._caches.pop(name)
 
     def conv(self, name: str, x: Array, **options: Any) -> Array:
         """A convolution; for the options, such as padding and relu, see `conv2d_forward`."""
-        return self._apply(name, ops.conv2d_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], **options)
+        return self.apply(name, ops.conv2d_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"], **options)
 
     def conv_backward(self, name: str, dy: Array, need_dx: bool = True) -> Array:
-        dx, dweight, dbias = ops.conv2d_backward(dy, self._cache(name), need_dx=need_dx)
+        dx, dweight, dbias = ops.conv2d_backward(dy, self.take(name), need_dx=need_dx)
         self._keep(f"{name}.weight", dweight)
         self._keep(f"{name}.bias", dbias)
         return dx
 
     def linear(self, name: str, x: Array) -> Array:
-        return self._apply(name, ops.linear_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
+        return self.apply(name, ops.linear_forward, x, self.params[f"{name}.weight"], self.params[f"{name}.bias"])
 
     def linear_backward(self, name: str, dy: Array) -> Array:
-        dx, dweight, dbias = ops.linear_backward(dy, self._cache(name))
+        dx, dweight, dbias = ops.linear_backward(dy, self.take(name))
         self._keep(f"{name}.weight", dweight)
         self._keep(f"{name}.bias", dbias)
         return dx
 
     def relu(self, name: str, x: Array) -> Array:
-        return self._apply(name, ops.relu_forward, x)
+        return self.apply(name, ops.relu_forward, x)
 
     def relu_backward(self, name: str, dy: Array) -> Array:
-        return ops.relu_backward(dy, self._cache(name))
+        return ops.relu_backward(dy, self.take(name))
 
     def dropout(self, name: str, x: Array, rate: float) -> Array:
         """Dropout while training, nothing otherwise."""
-        return self._apply(name, ops.dropout_forward, x, rate, self.rng) if self.training and rate > 0 else x
+        return self.apply(name, ops.dropout_forward, x, rate, self.rng) if self.training and rate > 0 else x
 
     def dropout_backward(self, name: str, dy: Array) -> Array:
-        assert self._caches is not None
-        return ops.dropout_backward(dy, self._cache(name)) if name in self._caches else dy
+        return ops.dropout_backward(dy, self.take(name)) if self.has(name) else dy
 
     def pool(self, name: str, x: Array, kernel: int = 2) -> Array:
         """Max pooling at stride 2, in ceil mode: no pixel is left out, and with 2x2 every size from 1x1 up has an output."""
-        return self._apply(name, ops.max_pool2d_forward, x, kernel, stride=2, ceil_mode=True)
+        return self.apply(name, ops.max_pool2d_forward, x, kernel, stride=2, ceil_mode=True)
 
     def pool_backward(self, name: str, dy: Array) -> Array:
-        return ops.max_pool2d_backward(dy, self._cache(name))
-
-    def normalise(self, name: str, x: Array) -> Array:
-        """Local response normalisation with CaffeNet's constants."""
-        return self._apply(name, ops.local_response_norm_forward, x, **RESPONSE)
-
-    def normalise_backward(self, name: str, dy: Array) -> Array:
-        return ops.local_response_norm_backward(dy, self._cache(name))
-
-    def stretch(self, name: str, x: Array, image_size: tuple[int, int], how: Stretch) -> Array:
-        return self._apply(name, stretch, x, image_size, how)
-
-    def stretch_backward(self, name: str, dy: Array) -> Array:
-        """The gradient of `stretch`, where the forward pass had one."""
-        assert self._caches is not None
-        return stretch_backward(dy, self._cache(name)) if name in self._caches else dy
+        return ops.max_pool2d_backward(dy, self.take(name))
 
     # Files
 
@@ -146,7 +134,7 @@ class Network:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What is saved: the parameters, on the host, under their published names."""
-        return {self.published.get(name, name): to_host(p) for name, p in self.params.items()}
+        return {name: to_host(p) for name, p in self.params.items()}
 
     def save(self, path: str | Path, **extra: Any) -> None:
         """Write the parameters, `description()` and `extra` to a .safetensors or .npz file."""
@@ -171,11 +159,16 @@ class Network:
 
         They are not copied where they fit as they are: training then changes them.
         """
-        own = {there: here for here, there in self.published.items()}
-        tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
-        report = weights.fit(tensors, {name: p.shape for name, p in self.params.items()}, partial=partial, source=source)
+        shapes = {name: p.shape for name, p in self.params.items()}
+        replaceable = [name for name in shapes if layer_of(name) in self.class_layers]
+        report = weights.fit(tensors, shapes, partial=partial, replaceable=replaceable, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
             self.params[name] = in_order_of(self.params[name], to_device(value, self.xp))
         self.preprocessing = description.get("preprocessing", self.preprocessing)
         return report
+
+
+def layer_of(parameter: str) -> str:
+    """The layer that a parameter belongs to: "conv1_1" for "conv1_1.weight"."""
+    return parameter.partition(".")[0]
