@@ -328,7 +328,7 @@ plt.show()
 
 # %%
 rows = []
-for name, size, k, s in ("upscore32", 16, 64, 32), ("upscore16", 35, 32, 16), ("upscore8", 71, 16, 8):
+for name, size, k, s in ("upscore", 16, 64, 32), ("upscore16", 35, 32, 16), ("upscore8", 71, 16, 8):
     x, weight = rng.standard_normal((1, 21, size, size), np.float32), ops.bilinear_weight(21, k)
     slow = seconds(lambda: ops.conv_transpose2d_forward(x, weight, stride=s), 3)
     fast = seconds(lambda: ops.upsample_bilinear_forward(x, k, s), 3)
@@ -395,7 +395,7 @@ assert errors_b[-1] < errors_b[0]
 
 # %% [markdown]
 # Even from noise, descent finds a hill in the middle, much like the bilinear one; learned, it is somewhat sharper. Bilinear is
-# a good start and not far from the end, and fixing it costs no parameters: the dense weights of `upscore32` alone would be 1.8
+# a good start and not far from the end, and fixing it costs no parameters: the dense weights of FCN-32s's `upscore` alone would be 1.8
 # million.
 #
 # ## Checkerboards

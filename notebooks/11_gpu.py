@@ -211,7 +211,7 @@ def run(case, training=True, threads=1):
         scores = net.forward(x, training=True)
         kept = trace.live - before
         del scores
-        net._start(x, False)  # forget it
+        net.start(x, False)  # forget it
         trace.kernels, trace.peak = [], 0
         train_step(net, optimiser, x, labels)
         return Run(forward, trace.kernels, held, kept, peak | {"step": trace.peak}, trace.peak_at)

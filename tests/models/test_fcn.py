@@ -82,14 +82,14 @@ def test_a_stage_begins_as_the_last_one_ended(tmp_path, young, old, skip, paddin
     x = images(61, 90)
     seen = {}
     for net in (parent, child):
-        apply = net._apply
+        apply = net.apply
 
         def recording(name, forward, *arguments, _net=net, _apply=apply, **options):
             y = _apply(name, forward, *arguments, **options)
             seen[type(_net).__name__, name] = y
             return y
 
-        net._apply = recording
+        net.apply = recording
         net.forward(x)
     last = list(old.upsamplings)[-1]  # the parent's upsampling to the image
     coarse = next(y for (net, name), y in reversed(seen.items()) if net == old.__name__ and y.shape[2] < 61 and "up" not in name)

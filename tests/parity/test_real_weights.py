@@ -71,7 +71,7 @@ def test_activations_on_a_photograph_equal_those_of_pytorch_and_keras(file, camv
     bgr = image[None, :352, :480, ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32)  # (1, H, W, 3)
     net, _ = fine_tuned(file, camvid)
     x = normalise(image[None, :352, :480], net.preprocessing)
-    net._start(x, training=False)
+    net.start(x, training=False)
     pools = net.backbone.forward(net, x, net.first_padding)
 
     h = torch.from_numpy(np.ascontiguousarray(bgr.transpose(0, 3, 1, 2)))
