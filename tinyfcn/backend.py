@@ -80,7 +80,8 @@ def in_order_of(like: Array, array: Array) -> Array:
 
 def to_host(array: Array) -> np.ndarray:
     """Return the array as a NumPy array: itself on a CPU, a copy where it lives on a GPU."""
-    return array.get() if array_module(array) is not np else array
+    host: np.ndarray = array.get() if array_module(array) is not np else array
+    return host
 
 
 def to_device(array: np.ndarray, xp: ModuleType) -> Array:

@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from tinyfcn import __version__, command
-from tinyfcn.backend import describe_device, processor_name
+from tinyfcn.backend import describe_device, processor_name, thread_count
 from tinyfcn.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
-from tinyfcn.parallel import thread_count
 from tinyfcn.report import device_line, open_device
 from tinyfcn.stopwatch import Measurement, answers, measure
 
@@ -71,7 +70,7 @@ def fine_tuning() -> Work:
 
 def layers() -> list[Work]:
     """The 3x3 convolutions of VGG16, and their gradients, as they are in FCN-8s; those of equal shape once."""
-    found: dict[tuple, Work] = {}
+    found: dict[tuple[Any, ...], Work] = {}
     weights = VGG.shapes(1.0)
     for layer, (h, w) in map_sizes("paper", (SIDE, SIDE)).items():
         if not layer.startswith("conv"):
@@ -214,14 +213,14 @@ def line(columns: Sequence[Column], record: Record | None = None) -> str:
 
 def time_a_pixel(record: Record) -> float:
     """Microseconds."""
-    return record["median_seconds"] / prod(record["shape"][2:]) * 1e6
+    return float(record["median_seconds"]) / prod(record["shape"][2:]) * 1e6
 
 
 def memory_a_pixel(record: Record) -> float:
     """Kilobytes beyond what the idle process, with its parameters, holds."""
     if record["peak_memory"] is None:
         return float("nan")
-    return (record["peak_memory"] - record["idle_memory"]) / prod(record["shape"][2:]) / 1e3
+    return float(record["peak_memory"] - record["idle_memory"]) / prod(record["shape"][2:]) / 1e3
 
 
 def growth(found: Iterable[Record]) -> list[Record]:

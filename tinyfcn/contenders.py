@@ -22,14 +22,14 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module, choose_device, empty_pixels, to_device
+from tinyfcn.backend import Array, array_module, choose_device, empty_pixels, thread_count, to_device
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
-from tinyfcn.parallel import in_pieces, thread_count
+from tinyfcn.parallel import in_pieces
 
 TINYFCN, COLUMNS, TORCH, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "ONNX Runtime"
 NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first

@@ -24,6 +24,9 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 
+Forward = Callable[..., tuple[Array, Any]]
+Backward = Callable[[Array, Any], Any]
+
 ENTRIES = 500  # the most entries of an argument that a failing check looks at one by one
 
 
@@ -44,8 +47,8 @@ class GradientCheck(NamedTuple):
 
 
 def check_gradient(
-    forward: Callable[..., tuple[Array, Any]],
-    backward: Callable[[Array, Any], Any],
+    forward: Forward,
+    backward: Backward,
     *arguments: Any,
     names: Sequence[str] | None = None,
     directions: int = 8,
@@ -144,7 +147,15 @@ def check_gradient(
     return GradientCheck(len(trials), kinks, worst)
 
 
-def _one_pass(forward, backward, values, options, slots, labels, rng) -> tuple[Array, float, float, dict[int, Array]]:
+def _one_pass(
+    forward: Forward,
+    backward: Backward,
+    values: list[Any],
+    options: dict[str, Any],
+    slots: list[int],
+    labels: list[str],
+    rng: np.random.Generator,
+) -> tuple[Array, float, float, dict[int, Array]]:
     """Run both passes once; returns dy, the loss <dy, y>, what rounding alone can do to it, and the gradients by slot.
 
     Raises GradientError where a pass changes one of its arguments, or returns what cannot be a result.
@@ -165,14 +176,21 @@ def _one_pass(forward, backward, values, options, slots, labels, rng) -> tuple[A
     return dy, centre, 1e-14 * (abs(centre) + float(abs(terms).sum())), dict(zip(slots, returned, strict=True))
 
 
-def _unit_direction(rng, like: dict[int, Array]) -> dict[int, Array]:
+def _unit_direction(rng: np.random.Generator, like: dict[int, Array]) -> dict[int, Array]:
     """A random direction of length 1 through all these arrays together."""
     direction = {k: array_module(a).asarray(rng.standard_normal(a.shape)) for k, a in like.items()}
     norm = max(sum(float((v**2).sum()) for v in direction.values()) ** 0.5, 1e-300)
     return {k: v / norm for k, v in direction.items()}
 
 
-def _worst_entry(compare, gradients: dict[int, Array], labels: list[str], h: float, typical: float, rng) -> str:
+def _worst_entry(
+    compare: Callable[[dict[int, Array], float, float, float], tuple[float, float, str]],
+    gradients: dict[int, Array],
+    labels: list[str],
+    h: float,
+    typical: float,
+    rng: np.random.Generator,
+) -> str:
     """Look at single entries for the one that is most wrong, and describe it."""
     worst = (0.0, "no single entry stands out among those looked at")
     for k, gradient in gradients.items():
@@ -204,7 +222,7 @@ def _as_float64(array: Array) -> Array:
     return array.astype(np.float64)
 
 
-def _names(forward, arguments, names) -> list[str]:
+def _names(forward: Forward, arguments: Sequence[Any], names: Sequence[str] | None) -> list[str]:
     if names is not None:
         if len(names) != len(arguments):
             raise ValueError(f"check_gradient: {len(names)} names for {len(arguments)} arguments")

@@ -111,7 +111,8 @@ class ConfusionMatrix:
 
     @property
     def _present(self) -> np.ndarray:
-        return self.counts.sum(axis=1) > 0
+        present: np.ndarray = self.counts.sum(axis=1) > 0
+        return present
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -119,4 +120,6 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _share(part: np.ndarray, whole: np.ndarray, present: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=present)
+    share = np.full(len(part), np.nan)
+    np.divide(part, whole, out=share, where=present)
+    return share

@@ -142,7 +142,7 @@ def constant(progress: float) -> float:
 
 def poly(progress: float) -> float:
     """The learning rate falls to 0 as (1 - progress)^0.9, where progress goes from 0 to 1 (Chen et al., 2015)."""
-    return (1 - progress) ** 0.9
+    return float((1 - progress) ** 0.9)
 
 
 SCHEDULES = {"poly": poly, "constant": constant}

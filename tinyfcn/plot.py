@@ -15,7 +15,8 @@ from tinyfcn.data import IGNORE, palette
 
 def colour(label: np.ndarray) -> np.ndarray:
     """Labels (H, W) as VOC colours (H, W, 3) uint8."""
-    return palette()[label]
+    colours: np.ndarray = palette()[label]
+    return colours
 
 
 def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None, opacity: float = 0.55) -> np.ndarray:

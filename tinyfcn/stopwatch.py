@@ -32,7 +32,8 @@ WARM_UPS = 2  # rounds that do not count
 PAUSE = 0.1  # seconds between runs
 CALL_SECONDS = 0.3  # shorter calls follow one another for so long, as the steps of a training do
 
-Ask = Callable[[], tuple]
+Answer = tuple[Any, ...]
+Ask = Callable[[], Answer]
 
 
 class Measurement(NamedTuple):
@@ -75,7 +76,7 @@ def measure(work: Work, repeats: int, tick: Callable[[], Any] = lambda: None) ->
     """
     with contextlib.ExitStack() as stack:
         asks = {name: stack.enter_context(contender(name, work)) for name in work.contenders if installed(name)}
-        given: dict[str, list[tuple]] = {name: [] for name in asks}
+        given: dict[str, list[Answer]] = {name: [] for name in asks}
         for _ in range(answers(repeats)):
             for name in list(asks):
                 try:
@@ -107,7 +108,7 @@ def contender(name: str, work: Work) -> Iterator[Ask]:
     process.start()
     there.close()  # so that `here` ends where the process does
 
-    def ask() -> tuple:
+    def ask() -> Answer:
         try:
             with contextlib.suppress(OSError):  # a process that has ended may have left word why
                 here.send(None)
@@ -117,7 +118,7 @@ def contender(name: str, work: Work) -> Iterator[Ask]:
             raise InputError(f"{name}, {work.title}: its process {_ending(process.exitcode or 0)}") from None
         if isinstance(answer, str):
             raise InputError(f"{name}, {work.title}: {answer}")
-        return answer
+        return tuple(answer)
 
     try:
         yield ask
@@ -199,7 +200,7 @@ def device_seconds(library: Any, run: Callable[[], Any], calls: int) -> float:
     last.record()
     last.synchronize()
     elapsed = library.cuda.get_elapsed_time(first, last) if library.__name__ == "cupy" else first.elapsed_time(last)
-    return elapsed / 1e3  # both count milliseconds
+    return float(elapsed) / 1e3  # both count milliseconds
 
 
 def peak_memory() -> int | None:

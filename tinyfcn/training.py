@@ -133,8 +133,9 @@ class Run:
     @property
     def megabytes(self) -> float:
         """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
-        trainable = sum(p.nbytes for p in self.net.trainable().values())
-        return (2 * sum(p.nbytes for p in self.net.params.values()) + self.optimiser.moments * trainable) / 1e6
+        weights: int = sum(p.nbytes for p in self.net.params.values())
+        trainable: int = sum(p.nbytes for p in self.net.trainable().values())
+        return (2 * weights + self.optimiser.moments * trainable) / 1e6
 
     def write_settings(self) -> None:
         """Write what decides the run into its folder."""

@@ -128,7 +128,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def read_description(path: str | Path) -> dict[str, Any]:
     """Return the description alone; raises InputError as `read` does."""
-    return _open(path).metadata.get("description", {})
+    description: dict[str, Any] = _open(path).metadata.get("description", {})
+    return description
 
 
 def _open(path: str | Path) -> Content:

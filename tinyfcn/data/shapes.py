@@ -12,7 +12,7 @@ That one number a pixel gives the label (d < 0), the void contour (|d| small), t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ MIN_VIVID = 0.5  # distance between the largest and the smallest of an object's 
 MUTED = 0.35  # how much of its colours a background keeps; of its contrast it keeps twice as much
 TEXTURE = 0.2  # how far a texture may lead away from its colour, RGB in 0..1
 
-Array = np.ndarray
+Array = Any  # numpy.ndarray: to a type checker, what its functions return is no more
 Rng = np.random.Generator
 
 

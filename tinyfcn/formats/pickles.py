@@ -129,7 +129,7 @@ def _dicts(found: Any) -> dict[tuple[str, ...], dict[str, View]]:
     What has no axes is a count or a score and makes no dict of tensors. An optimiser's state has numbers for keys.
     """
     dicts: dict[tuple[str, ...], dict[str, View]] = {}
-    parts: list[tuple[tuple[str, ...], dict]] = [((), found)] if type(found) is dict else []
+    parts: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), found)] if type(found) is dict else []
     for place, part in parts:  # which grows
         if len(parts) > PARTS or len(place) > DEPTH:
             raise InputError(f"has more than {PARTS} dicts, or deeper ones than {DEPTH}, where a state dict is expected: refused")

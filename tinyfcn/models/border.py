@@ -65,7 +65,7 @@ def borders(blocks: Sequence[int], padding: int) -> tuple[list[int], list[Stretc
     return widths, stretches
 
 
-def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, tuple]:
+def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, tuple[tuple[int, int], Stretch]]:
     """Widen a map x (N, C, H, W) of images of `image_size`; the cache says how."""
     xp = array_module(x)
     y = pixels(x)
@@ -77,7 +77,7 @@ def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array,
     return pixels(y), (image_size, how)
 
 
-def stretch_backward(dy: Array, cache: tuple) -> Array:
+def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array:
     """Return dx: a row or column that was repeated collects the gradients of all its copies."""
     image_size, how = cache
     xp = array_module(dy)

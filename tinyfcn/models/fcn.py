@@ -311,18 +311,21 @@ class FCN(Network):
         return self._upsample_backward(name, _uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
 
 
-def _window(offset: int, height: int, width: int) -> tuple:
+Crop = tuple[Any, slice, slice]  # an index of the last two axes
+
+
+def _window(offset: int, height: int, width: int) -> Crop:
     return (..., slice(offset, offset + height), slice(offset, offset + width))
 
 
-def _cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple]:
+def _cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple[Crop, Any, Crop, Any]]:
     height, width = (up if offset >= 0 else skip).shape[2:]
     skip_crop = _window(max(offset, 0), height, width)  # skip[offset] lies where up[0] does
     up_crop = _window(max(-offset, 0), height, width)
     return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
 
 
-def _uncrop(dy: Array, crop: Any, shape: tuple[int, ...]) -> Array:
+def _uncrop(dy: Array, crop: Crop, shape: tuple[int, ...]) -> Array:
     """The gradient of x for dy at x[crop]: dy there, zero elsewhere."""
     dx = array_module(dy).zeros(shape, dy.dtype)
     dx[crop] = dy

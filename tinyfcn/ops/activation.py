@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops import _check
 from tinyfcn.parallel import in_pieces
+
+
+class DropoutCache(NamedTuple):
+    """The mask, one byte per entry, and the factor."""
+
+    kept: Array
+    scale: Any
 
 
 def relu_forward(x: Array) -> tuple[Array, Array]:
@@ -31,12 +39,12 @@ def relu_backward(dy: Array, cache: Array) -> Array:
     return dx
 
 
-def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
+def dropout_forward(x: Array, rate: float, rng: Any) -> tuple[Array, DropoutCache]:
     """Set each entry of x to 0 with probability `rate`, and divide the others by 1 - rate ("inverted" dropout).
 
     The division keeps the expectation, E[y] = x, so that nothing is to be done at test time (Srivastava et al., 2014).
     `rng` is a generator of x's module, `numpy.random.default_rng(seed)` or CuPy's. It draws float32 numbers for both
-    dtypes, so that a seed drops the same entries in both. The cache is the mask, one byte an entry, and the factor.
+    dtypes, so that a seed drops the same entries in both.
 
     Raises ValueError for a rate outside [0, 1), and TypeError for another kind of generator.
     """
@@ -45,13 +53,13 @@ def dropout_forward(x: Array, rate: float, rng) -> tuple[Array, tuple]:
         raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
     if not isinstance(rng, xp.random.Generator):
         raise TypeError(f"dropout: rng must be a {xp.__name__}.random.Generator, got {type(rng).__name__}")
-    in_memory = pixels if x.ndim == 4 else lambda a: a  # maps lie pixel by pixel, and so shall their mask
+    in_memory: Callable[[Array], Array] = pixels if x.ndim == 4 else lambda a: a  # as maps lie, their mask shall
     kept = in_memory(rng.random(in_memory(x).shape, dtype=np.float32) >= rate)
     scale = x.dtype.type(1 / (1 - rate))
-    return _masked(x, kept, scale), (kept, scale)
+    return _masked(x, kept, scale), DropoutCache(kept, scale)
 
 
-def dropout_backward(dy: Array, cache: tuple) -> Array:
+def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
     """dx = dy / (1 - rate) where x was kept, else 0: y is x times a constant, entry by entry.
 
     Raises ValueError where dy has not y's shape.

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
 from tinyfcn.parallel import cut, parallel, workers
 
 
-def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, tuple]:
+class Cache(NamedTuple):
+    """References to what the backward pass needs."""
+
+    x: Array
+    weight: Array
+    has_bias: bool
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[Array, Cache]:
     """y = x W^T + b for x (N, D_in), weight (D_out, D_in) and bias (D_out,): y (N, D_out). The cache refers to x and weight.
 
     Raises TypeError for dtypes other than all float32 or all float64, ValueError for shapes that do not fit.
@@ -24,10 +33,10 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     if bias is not None:
         _check.shape(op, "bias", bias, (len(weight),))
         y += bias
-    return y, (x, weight, bias is not None)
+    return y, Cache(x, weight, bias is not None)
 
 
-def linear_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None]:
+def linear_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
     y[n, o] = sum_d x[n, d] W[o, d] + b[o], so dx = dy W, dW = dy^T x, and db sums dy over the batch.

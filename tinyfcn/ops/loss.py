@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,13 @@ PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
 
 
+class Cache(NamedTuple):
+    """The gradient of each pixel's loss at its scores, (N, C, H, W), and the loss's shape."""
+
+    gradient: Array
+    loss_shape: tuple[int, ...]
+
+
 def softmax_cross_entropy_forward(
     scores: Array,
     labels: Array,
@@ -36,7 +43,7 @@ def softmax_cross_entropy_forward(
     ignore_index: int = 255,
     reduction: str = "mean",
     class_weight: Array | None = None,
-) -> tuple[Any, tuple]:
+) -> tuple[Any, Cache]:
     """Loss of scores (N, C, H, W) against integer labels (N, H, W); pixels labelled `ignore_index` do not count.
 
     `reduction` "sum" adds the loss of all pixels that count, "mean" divides that by the sum of their weights (their
@@ -97,10 +104,10 @@ def softmax_cross_entropy_forward(
     pieces = cut(count, -(-count // at_once(xp, PIXELS)))
     each(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
     loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
-    return loss, (gradient.reshape(scores.shape), loss.shape)
+    return loss, Cache(gradient.reshape(scores.shape), loss.shape)
 
 
-def softmax_cross_entropy_backward(dloss: Any, cache: tuple) -> Array:
+def softmax_cross_entropy_backward(dloss: Any, cache: Cache) -> Array:
     """Return dscores = dloss w[t] (p - [k = t]), (N, C, H, W), for dloss, the gradient at the loss.
 
     `dloss` is a number for "mean" and "sum", an array (N, H, W) for "none". For the number 1, as at the start of a backward

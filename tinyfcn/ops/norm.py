@@ -23,18 +23,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from math import isfinite
 from numbers import Real
+from typing import NamedTuple
 
 from tinyfcn.backend import Array, array_module, pixels
 from tinyfcn.ops import _check
 from tinyfcn.parallel import PIECE, at_once, bands, each
 
 
+class Window(NamedTuple):
+    """The channels around one, and the constants of the formula."""
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
+class Cache(NamedTuple):
+    """A reference to x: sums and powers are computed again."""
+
+    x: Array
+    window: Window
+
+
 def local_response_norm_forward(
     x: Array, size: int = 5, *, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> tuple[Array, tuple]:
+) -> tuple[Array, Cache]:
     """Divide each entry of x (N, C, ...) by a power of a sum of squares over the `size` channels around its own.
 
-    Returns y, which lies in memory as x does, and a cache of a reference to x: sums and powers are computed again.
+    Returns y, which lies in memory as x does, and a cache.
 
     Raises TypeError for other dtypes than float32 and float64, and ValueError for a `size` that is even, so that no window has
     a middle, and for numbers that might make a sum 0 or less: k must be more than 0, alpha at least 0.
@@ -50,17 +67,17 @@ def local_response_norm_forward(
             raise ValueError(f"{op}: {name} must be a finite number, got {value!r}")
     if alpha < 0 or k <= 0:
         raise ValueError(f"{op}: alpha must be at least 0 and k more than 0, got {alpha!r} and {k!r}")
-    window = int(size), float(alpha), float(beta), float(k)  # with a NumPy float64, float32 would be computed in float64
+    window = Window(int(size), float(alpha), float(beta), float(k))  # with a NumPy float64, float32 would be computed in float64
 
     def normalise(x: Array, y: Array) -> None:
-        xp.multiply(x, _sums(x, window) ** -window[2], out=y)
+        xp.multiply(x, _sums(x, window) ** -window.beta, out=y)
 
     y = xp.empty_like(x)
     _in_bands(normalise, x, y)
-    return y, (x, window)
+    return y, Cache(x, window)
 
 
-def local_response_norm_backward(dy: Array, cache: tuple) -> Array:
+def local_response_norm_backward(dy: Array, cache: Cache) -> Array:
     """Return dx for dy, the gradient at y, as derived at the top of this file. Raises ValueError where dy has not y's shape."""
     x, window = cache
     size, alpha, beta, _ = window
@@ -77,7 +94,7 @@ def local_response_norm_backward(dy: Array, cache: tuple) -> Array:
     return dx
 
 
-def _sums(x: Array, window: tuple[int, float, float, float]) -> Array:
+def _sums(x: Array, window: Window) -> Array:
     """s of every entry of x (..., C)."""
     size, alpha, _, k = window
     return alpha / size * _over_window(x * x, size) + k

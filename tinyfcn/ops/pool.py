@@ -15,6 +15,7 @@ the layers on either side keep them for their own gradients.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,20 @@ from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
 from tinyfcn.parallel import at_once, bands, each
 
+Pair = tuple[int, int]
+Place = tuple[slice, slice]  # rows and columns of a map
+
 BAND_BYTES = 1 << 18  # outputs of a band: with their inputs, four times as many, they stay in the cache
+
+
+class Cache(NamedTuple):
+    """References to what the backward pass needs."""
+
+    x: Array
+    y: Array
+    kernel: Pair
+    stride: Pair
+    padding: Pair
 
 
 def pool_output_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
@@ -46,7 +60,7 @@ def max_pool2d_forward(
     stride: int | tuple[int, int] | None = None,
     padding: int | tuple[int, int] = 0,
     ceil_mode: bool = False,
-) -> tuple[Array, tuple]:
+) -> tuple[Array, Cache]:
     """Take the largest value of each window of x (N, C, H, W); the stride is the kernel's size where None.
 
     Returns y (N, C, H_out, W_out), see `pool_output_size`, and a cache of references to x and y. A NaN in a window
@@ -79,10 +93,10 @@ def max_pool2d_forward(
                 xp.maximum(so_far, source[inputs], out=so_far)
 
     each(xp, work, _bands(y))
-    return y, (x, y, kernel, stride, padding)
+    return y, Cache(x, y, kernel, stride, padding)
 
 
-def max_pool2d_backward(dy: Array, cache: tuple) -> Array:
+def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     """Return dx: each entry of dy, the gradient at y, added to the input that won its window.
 
     Raises ValueError where dy has not y's shape.
@@ -119,7 +133,7 @@ def _bands(y: Array) -> list[slice]:
     return bands(xp, y.shape[2], y.shape[3], max(at_once(xp, BAND_BYTES) // pixel_bytes, 1))
 
 
-def _taps(x_size, rows: slice, width: int, kernel, stride, padding) -> Iterator[tuple[tuple, tuple]]:
+def _taps(x_size: Pair, rows: slice, width: int, kernel: Pair, stride: Pair, padding: Pair) -> Iterator[tuple[Place, Place]]:
     """For each tap of the window, in reading order: the outputs, among these rows, whose tap lies inside x, and the inputs that
     they meet there.
 

@@ -16,13 +16,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, empty_pixels
 from tinyfcn.ops import _check, columns
+from tinyfcn.ops.conv import Geometry
 from tinyfcn.ops.conv2d import window_geometry
 from tinyfcn.parallel import PIECE, at_once, cut, each
+
+
+class TransposedCache(NamedTuple):
+    """What the backward pass of a transposed convolution needs."""
+
+    x: Array
+    weight: Array
+    has_bias: bool
+    geometry: Geometry
+    y_shape: tuple[int, ...]
+
+
+class BilinearCache(NamedTuple):
+    """The two matrices of a bilinear upsampling, and y's shape."""
+
+    up_h: Array
+    up_w: Array
+    y_shape: tuple[int, ...]
 
 
 def conv_transpose2d_forward(
@@ -33,7 +53,7 @@ def conv_transpose2d_forward(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     output_padding: int | tuple[int, int] = 0,
-) -> tuple[Array, tuple]:
+) -> tuple[Array, TransposedCache]:
     """Transposed convolution of x (N, C_in, H, W) with weight (C_in, C_out, k_h, k_w), plus bias (C_out,).
 
     Returns y (N, C_out, H_out, W_out) with H_out = (H - 1) s - 2 p + k_h + output_padding, likewise W_out, and a cache
@@ -67,10 +87,10 @@ def conv_transpose2d_forward(
     columns.input_gradient(x, weight, geometry, y)
     if bias is not None:
         y += bias[:, None, None]
-    return y, (x, weight, bias is not None, geometry, y.shape)
+    return y, TransposedCache(x, weight, bias is not None, geometry, y.shape)
 
 
-def conv_transpose2d_backward(dy: Array, cache: tuple) -> tuple[Array, Array, Array | None]:
+def conv_transpose2d_backward(dy: Array, cache: TransposedCache) -> tuple[Array, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
     The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
@@ -93,10 +113,11 @@ def bilinear_filter(kernel_size: int) -> np.ndarray:
     """
     kernel_size = _check.integer("bilinear_filter", "kernel_size", kernel_size, 1)
     stride = (kernel_size + 1) // 2
-    return 1 - np.abs(np.arange(kernel_size) - (kernel_size - 1) / 2) / stride
+    triangle: np.ndarray = 1 - np.abs(np.arange(kernel_size) - (kernel_size - 1) / 2) / stride
+    return triangle
 
 
-def bilinear_weight(channels: int, kernel_size: int, dtype=np.float32, xp: ModuleType = np) -> Array:
+def bilinear_weight(channels: int, kernel_size: int, dtype: Any = np.float32, xp: ModuleType = np) -> Array:
     """Weight (channels, channels, k, k) with which a transposed convolution upsamples bilinearly, class to class.
 
     The diagonal holds the outer product of `bilinear_filter` with itself, everything else is zero.
@@ -110,7 +131,7 @@ def bilinear_weight(channels: int, kernel_size: int, dtype=np.float32, xp: Modul
 
 def upsample_bilinear_forward(
     x: Array, kernel_size: int, stride: int, window: tuple[slice, slice] = (slice(None), slice(None))
-) -> tuple[Array, tuple]:
+) -> tuple[Array, BilinearCache]:
     """`conv_transpose2d_forward` of x (N, C, H, W) with `bilinear_weight(C, kernel_size)`, much cheaper.
 
     A bilinear kernel is the product of a vertical and a horizontal triangle, and leaves each channel to itself, so
@@ -129,10 +150,10 @@ def upsample_bilinear_forward(
         raise ValueError(f"{op}: x of {x.shape[2:]} has no pixels")
     up_h, up_w = (_spread(xp, x.shape[2 + a], kernel_size, stride, x.dtype)[window[a]] for a in (0, 1))
     y = _both_sides(up_h, x, up_w.T)
-    return y, (up_h, up_w, y.shape)
+    return y, BilinearCache(up_h, up_w, y.shape)
 
 
-def upsample_bilinear_backward(dy: Array, cache: tuple) -> Array:
+def upsample_bilinear_backward(dy: Array, cache: BilinearCache) -> Array:
     """Return dx = U_h^T dy U_w: the transposes of the two maps of the forward pass.
 
     Raises ValueError where dy has not y's shape.
@@ -157,7 +178,7 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
-def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype) -> Array:
+def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype: Any) -> Array:
     """U, made where it is used: entry (i, r) is `bilinear_filter` at i - r s, whose triangle is 0 beyond the kernel's taps."""
     tap = xp.arange((size - 1) * stride + kernel_size)[:, None] - stride * xp.arange(size)
     triangle = 1 - abs(tap - (kernel_size - 1) / 2) / ((kernel_size + 1) // 2)
