@@ -27,7 +27,7 @@ from tinyfcn.models import VGG16
 from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import Adam, poly
-from tinyfcn.sources import recognise
+from tinyfcn.sources import identify
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
@@ -42,7 +42,7 @@ Params = dict[str, np.ndarray]
 
 def load_trunk(path: Path) -> VGG16:
     """VGG16 with the convolutions of a file; its fully connected layers are not used, and are as small as they can be."""
-    source = recognise(path)
+    source = identify(path)
     convs = {f"{conv.name}.{kind}" for conv in VGG.convs for kind in ("weight", "bias")}
     if not convs <= source.tensors.keys() or source.description.get("preprocessing") is None:
         raise InputError(f"{path}: {source.title}; give a VGG16 that says how its images are prepared, see tinyfcn.convert")

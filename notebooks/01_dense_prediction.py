@@ -105,7 +105,7 @@ for step in range(STEPS):
     pictures, truths = make_batch(training, config, step)
     inputs = normalise(pictures, net.preprocessing)
     rate = poly(step / STEPS)  # the learning rate falls to 0
-    losses.append(float(train_step(net, optimiser, inputs, truths, factor=rate)))
+    losses.append(float(train_step(net, optimiser, inputs, truths, lr_factor=rate)))
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots(figsize=(8, 2.6))

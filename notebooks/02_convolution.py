@@ -621,7 +621,7 @@ for name, *three in zip(("dx", "dw", "db"), by_sums, by_matrices, package):
 # `tinyfcn/ops/conv.py` is one sitting: the definition, the two matrices, the products. `im2col` and `col2im` are written as mirror
 # images, and should be read side by side: same patch, same taps, copies in the one and additions in the other. (They do some rows
 # of outputs at a time. `_patch` cuts out the rows of x, with their padding, that these outputs see, and `_taps` says which of its
-# pixels each tap meets. `pixels` sees x as (H, W, N, C).)
+# pixels each tap meets. `hwnc` sees x as (H, W, N, C).)
 
 # %%
 show_source(conv.im2col, conv.col2im)

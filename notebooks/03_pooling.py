@@ -154,7 +154,7 @@ print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, overlappin
 #
 # To read it: `_taps` goes through the places in a window, in reading order, and gives for each the
 # outputs and the inputs that meet there, as slices. `a > b` of two truth values means "a and not b".
-# `pixels` puts the axes in the order H, W, N, C, and `_bands` and `each` share rows among threads.
+# `hwnc` puts the axes in the order H, W, N, C, and `_bands` and `map_queue` share rows among threads.
 
 # %%
 show_source(ops.max_pool2d_backward)

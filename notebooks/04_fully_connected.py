@@ -213,7 +213,7 @@ print(VGG16.backbone.map_sizes(first_padding=1, fc6_padding=0, side=416))
 #
 # ## The heat map keeps position
 #
-# Random weights recognise nothing. So we train a classifier: five blocks like VGG's but with one
+# Random weights identify nothing. So we train a classifier: five blocks like VGG's but with one
 # convolution each, for images of 96x96. Five poolings leave 3x3 units for fc6.
 
 # %%
@@ -284,7 +284,7 @@ for step in range(steps):
     scores = small.forward(np.ascontiguousarray(x), training=True)[:, :, None, None]  # (N, classes, 1, 1)
     loss, cache = ops.softmax_cross_entropy_forward(scores, y_train[pick, None, None])
     small.backward(ops.softmax_cross_entropy_backward(1.0, cache)[:, :, 0, 0])
-    optimiser.step(small.params, small.grads, factor=1 - step / steps)
+    optimiser.step(small.params, small.grads, lr_factor=1 - step / steps)
 
 accuracy = (small.forward(x_test).argmax(axis=1) == y_test).mean()
 print(f"accuracy on 100 other crops: {accuracy:.0%}")

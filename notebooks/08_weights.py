@@ -138,7 +138,7 @@ for name, tensor in list(content.tensors.items())[:4] + list(content.tensors.ite
 # **Predict.** Thirteen convolutions, three fully connected layers. Where are most of the numbers?
 
 # %%
-found = sources.recognise(source)
+found = sources.identify(source)
 sizes = {
     name.removesuffix(".weight"): np.prod(tensor.shape)
     for name, tensor in found.tensors.items()
@@ -247,7 +247,7 @@ assert np.array_equal(tensors["some.weight"].read(), [[0, 1, 2], [3, 4, 5]])
 # %% [markdown]
 # ## Whose network is it?
 #
-# File names say nothing: `recognise` goes by what is inside. For each publisher the package has a table
+# File names say nothing: `identify` goes by what is inside. For each publisher the package has a table
 # of what its layers are called. (Keras has had two ways of naming them; `None`: these names leave open
 # how images are to be prepared, and we come to that.)
 

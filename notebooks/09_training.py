@@ -18,7 +18,7 @@
 # - check a new network in a minute: its first loss, and one batch learned by heart,
 # - train FCN-32s, 16s and 8s stage by stage, and say what each skip gains,
 # - read four scores beside the score of an answer without any network,
-# - recognise a rate that is too high, a crop that is off, contours that count and a set that is too small, by
+# - identify a rate that is too high, a crop that is off, contours that count and a set that is too small, by
 #   their curves, pictures or scores,
 # - start a run on photographs of your own, and know beforehand how long it takes.
 #

@@ -40,7 +40,7 @@ from lesson import BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt, second
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops, parallel
-from tinyfcn.backend import describe_device, empty_pixels, pixels, thread_count
+from tinyfcn.backend import describe_device, empty_hwnc, hwnc, thread_count
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import columns, conv, conv2d, taps, tiles, winograd
 
@@ -231,7 +231,7 @@ show_source(columns.forward)
 
 # %% [markdown]
 # Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix, which
-# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `each` deals the bands out to threads: more on it below.
+# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `map_queue` deals the bands out to threads: more on it below.
 #
 # **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
 # with much smaller and much larger bands?
@@ -317,11 +317,11 @@ for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel._pr
 # one meanwhile, so that they do not compete.
 
 # %%
-show_source(parallel.parallel, parallel.each)
+show_source(parallel.map_shares, parallel.map_queue)
 
 
 # %% [markdown]
-# Two ways to share out work. `parallel` cuts the list into equal shares. `each` gives all threads *the same iterator*:
+# Two ways to share out work. `map_shares` cuts the list into equal shares. `map_queue` gives all threads *the same iterator*:
 # whoever is free takes the next piece.
 #
 # **Predict.** One of the bands takes five times as long as the others. How do the two ways cope?
@@ -345,7 +345,7 @@ lengths = [50, *[10] * 9]
 figure, axes = plt.subplots(2, 1, figsize=(8, 3), sharex=True)
 ends = {}
 with switched(TINYFCN_THREADS=2):
-    ways = {"parallel: equal shares": parallel.parallel, "each: the next piece": parallel.each}
+    ways = {"map_shares: equal shares": parallel.map_shares, "map_queue: the next piece": parallel.map_queue}
     for axis, (name, deal) in zip(axes, ways.items()):
         spans = run_bands(deal, lengths)
         names = list(dict.fromkeys(thread for thread, *_ in sorted(spans, key=lambda span: span[2])))
@@ -365,8 +365,8 @@ print(f"equal shares {1e3 * share:.0f} ms, the next piece {1e3 * free:.0f} ms")
 assert free < 0.9 * share
 
 # %% [markdown]
-# `each` wins, and it copes with a core that is busy with something else, too. But *who did what* then depends on chance.
-# Where the order of additions matters (sums for dw in floating point), the package uses `parallel`: results are then the same
+# `map_queue` wins, and it copes with a core that is busy with something else, too. But *who did what* then depends on chance.
+# Where the order of additions matters (sums for dw in floating point), the package uses `map_shares`: results are then the same
 # to the bit in every run with the same number of threads.
 
 # %%
@@ -607,8 +607,8 @@ show_source(winograd.correlate)
 def parts(channels, side=64):
     """Seconds for kernels' spectra, tiles' spectra, products, and everything (the rest makes and writes outputs)."""
     x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
-    x = pixels(np.ascontiguousarray(pixels(x)))
-    y = empty_pixels(np, x.shape, x.dtype)
+    x = hwnc(np.ascontiguousarray(hwnc(x)))
+    y = empty_hwnc(np, x.shape, x.dtype)
     blocks = tiles.blocks(y, channels)
     _, b_t, _ = winograd.matrices(np, x.dtype)
     buffers = tiles.buffers(np, x.dtype, blocks, channels)
@@ -781,7 +781,7 @@ show_source(taps.forward, taps.meetings)
 
 # %%
 x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
-tap_by_tap = pixels(np.ascontiguousarray(pixels(w6)))  # the same numbers in another order
+tap_by_tap = hwnc(np.ascontiguousarray(hwnc(w6)))  # the same numbers in another order
 fc6 = {}
 for name, weight, choice in ("columns", w6, "columns"), ("tap by tap", tap_by_tap, "fast"):
     with switched(TINYFCN_CONV=choice):
@@ -1113,7 +1113,7 @@ print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).sh
 # %%
 from importlib.util import find_spec
 
-x8 = pixels(np.ascontiguousarray(pixels(normal(1, 128, 128, 128))))
+x8 = hwnc(np.ascontiguousarray(hwnc(normal(1, 128, 128, 128))))
 w8 = normal(128, 128, 3, 3) / 34
 mine = fastest({"tinyfcn": lambda: ops.conv2d_forward(x8, w8, padding=1)})["tinyfcn"]
 print(f"tinyfcn: {1e3 * mine:.1f} ms for 128 to 128 channels at 128x128")

@@ -47,7 +47,7 @@ from IPython.display import Markdown, display
 from lesson import BLUE, GREEN, ORANGE, PINK, RED, SKY, attempt, show_source
 
 from tinyfcn import ops, parallel
-from tinyfcn.backend import empty_pixels
+from tinyfcn.backend import empty_hwnc
 from tinyfcn.contenders import CLASSES, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import winograd
@@ -189,7 +189,7 @@ def ghost_net(xp, case):
     shapes = FCN8s.shapes(CLASSES, case.width)
     for name, old in net.params.items():
         by_pixels = not old.flags.c_contiguous  # a padded fc6 lies tap by tap
-        net.params[name] = empty_pixels(xp, shapes[name], np.float32) if by_pixels else xp.empty(shapes[name], np.float32)
+        net.params[name] = empty_hwnc(xp, shapes[name], np.float32) if by_pixels else xp.empty(shapes[name], np.float32)
     return net
 
 

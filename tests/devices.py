@@ -97,14 +97,14 @@ class _Optimiser:
     def state(self):
         return {name: get(moment) for name, moment in self._real.state.items()}
 
-    def step(self, params, grads, factor=1.0):
-        update = self.begin({name: params[name] for name in grads}, factor)
+    def step(self, params, grads, lr_factor=1.0):
+        update = self.begin({name: params[name] for name in grads}, lr_factor)
         for name, gradient in grads.items():
             update(name, gradient)
 
-    def begin(self, params, factor=1.0):
+    def begin(self, params, lr_factor=1.0):
         there = {name: put(p) for name, p in params.items()}
-        update = self._real.begin(there, factor)
+        update = self._real.begin(there, lr_factor)
 
         def update_and_copy(name, gradient):
             update(name, put(gradient))

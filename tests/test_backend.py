@@ -41,10 +41,10 @@ def test_moving_between_host_and_device():
 def test_an_array_takes_over_the_order_of_another_in_memory():
     like = np.zeros((2, 3, 4, 5)).transpose(2, 0, 3, 1)
     array = np.random.default_rng(0).standard_normal(like.shape).astype(np.float32)
-    found = backend.in_order_of(like, array)
+    found = backend.match_layout(like, array)
     np.testing.assert_array_equal(found, array)
     assert found.dtype == np.float32 and np.argsort(found.strides).tolist() == np.argsort(like.strides).tolist()
-    assert backend.in_order_of(array, array) is array
+    assert backend.match_layout(array, array) is array
 
 
 def test_the_cpu_is_chosen_by_name():

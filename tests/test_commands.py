@@ -247,7 +247,7 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     assert status == 0, err
     scales = read_description(tmp_path / "16s" / "last.safetensors")["scales"]
     net, _ = load_network(tmp_path / "16s")
-    assert scales.keys() == {"score_pool4"} and net.scales == scales and f"features times {scales['score_pool4']:.3g}" in out
+    assert scales.keys() == {"score_pool4"} and net.skip_scales == scales and f"features times {scales['score_pool4']:.3g}" in out
 
     run = training.Run(Config(**read_config(tmp_path / "16s")), tmp_path / "again")
     run.start()

@@ -18,7 +18,7 @@ from tinyfcn.inference import load_network
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.ops import bilinear_weight
 from tinyfcn.schemes import FINGERPRINTS
-from tinyfcn.sources import recognise
+from tinyfcn.sources import identify
 
 WIDTH = 1 / 32
 
@@ -142,7 +142,7 @@ def test_alexnets(tmp_path, kind):
 def test_caffe_s_alexnet_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(published.caffemodel(published.draw(CaffeNet, 5, WIDTH), "AlexNet"))
     with pytest.raises(InputError, match="normalises before it pools"):
-        recognise(tmp_path / "a")
+        identify(tmp_path / "a")
 
 
 @pytest.mark.parametrize("kind", [FCN32s, FCN16s, FCN8s, FCN8sAtOnce, FCN32sCaffeNet])
@@ -178,7 +178,7 @@ def test_upsampling_that_was_learned_stays_so(tmp_path):
     assert net.learn_upsampling == "skip" and np.array_equal(net.params["upscore2.weight"], params["upscore2.weight"])
     params["upscore16.weight"][0, 1] += 0.25
     save_file(params, tmp_path / "a")
-    assert recognise(tmp_path / "a").description["learn_upsampling"] == "all"
+    assert identify(tmp_path / "a").description["learn_upsampling"] == "all"
 
 
 def test_a_network_whose_upsampling_is_fixed_refuses_learned_weights(tmp_path):
@@ -206,7 +206,7 @@ def test_the_published_biases_tell_whose_weights_they_are(tmp_path, publisher):
     params = published.draw(VGG16, 7, 1 / 16)
     params["conv1_1.bias"][:3] = FINGERPRINTS[publisher]
     save_file(published.torchvision_vgg16(params), tmp_path / "a")
-    assert recognise(tmp_path / "a").description["preprocessing"] == publisher
+    assert identify(tmp_path / "a").description["preprocessing"] == publisher
 
 
 def test_own_files_keep_their_preprocessing(tmp_path):

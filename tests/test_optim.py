@@ -74,7 +74,7 @@ def test_a_step_may_be_done_parameter_by_parameter(kind):
     together, apart = parameters(), parameters()
     one, two = kind(0.1, weight_decay=0.1), kind(0.1, weight_decay=0.1)
     for k, grads in enumerate(gradients(4)):
-        one.step(together, grads, factor=1 / (k + 1))
+        one.step(together, grads, lr_factor=1 / (k + 1))
         update = two.begin(apart, 1 / (k + 1))
         before = {name: p.copy() for name, p in apart.items()}
         for name in reversed(apart):
@@ -91,7 +91,7 @@ def test_a_factor_is_a_multiple_of_the_learning_rate(kind):
     params, other = parameters(), parameters()
     one, two = kind(0.5, weight_decay=0.1), kind(0.125, weight_decay=0.1)
     for grads in gradients(3):
-        one.step(params, grads, factor=0.25)
+        one.step(params, grads, lr_factor=0.25)
         two.step(other, grads)
     assert all(np.array_equal(params[name], other[name]) for name in params)
     assert not any(np.array_equal(params[name], p) for name, p in parameters().items())
@@ -105,7 +105,7 @@ def test_a_parameter_may_learn_at_a_rate_of_its_own(kind):
     full, tenth = kind(0.5, weight_decay=0.1), kind(0.05, weight_decay=0.1)
     for grads in gradients(3):
         for optimiser, p in ((mixed, params), (full, usual), (tenth, slow)):
-            optimiser.step(p, grads, factor=0.5)
+            optimiser.step(p, grads, lr_factor=0.5)
     assert np.allclose(params["a.weight"], slow["a.weight"], rtol=1e-14, atol=0)
     assert np.array_equal(params["a.bias"], usual["a.bias"])
     assert not np.allclose(params["a.weight"], usual["a.weight"], rtol=1e-3)
@@ -132,7 +132,7 @@ def test_gradients_are_not_changed_and_dtype_is_kept(kind):
     params = {name: p.astype(np.float32) for name, p in parameters().items()}
     grads = {name: g.astype(np.float32) for name, g in gradients(1)[0].items()}
     copies = {name: g.copy() for name, g in grads.items()}
-    optimiser.step(params, grads, factor=0.5)
+    optimiser.step(params, grads, lr_factor=0.5)
     assert all(np.array_equal(grads[name], copies[name]) for name in grads)
     assert all(p.dtype == np.float32 for p in params.values())
     assert all(moment.dtype == np.float32 for moment in optimiser.state.values())

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tinyfcn import parallel as module
+from tinyfcn.backend import thread_count
 from tinyfcn.errors import InputError
-from tinyfcn.parallel import bands, cut, each, in_pieces, parallel, thread_count
+from tinyfcn.parallel import bands, in_pieces, map_queue, map_shares, split_evenly
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -35,7 +36,7 @@ def covered(slices):
 @QUICK
 @given(st.integers(0, 200), st.integers(0, 300))
 def test_cut_covers_a_range_in_order_in_nearly_equal_slices(length, parts):
-    slices = cut(length, parts)
+    slices = split_evenly(length, parts)
     lengths = [piece.stop - piece.start for piece in slices]
     assert covered(slices) == (list(range(length)) if parts else [])
     assert len(slices) == min(parts, length)
@@ -80,7 +81,7 @@ def test_bands_of_two_threads(threads, arguments, sizes):
 def test_the_environment_says_how_many_threads(threads, count):
     threads(count)
     assert thread_count() == count
-    assert len(parallel(np, list, range(100))) == count
+    assert len(map_shares(np, list, range(100))) == count
 
 
 def test_without_a_word_there_is_a_thread_for_each_core(monkeypatch):
@@ -97,7 +98,7 @@ def test_another_number_of_threads_is_refused_by_name(threads, text):
     with pytest.raises(InputError, match=f"TINYFCN_THREADS must be a number of threads from 1 up, got '{text}'"):
         thread_count()
     with pytest.raises(InputError, match="TINYFCN_THREADS"):
-        parallel(np, list, [1, 2, 3])
+        map_shares(np, list, [1, 2, 3])
 
 
 # Who does what.
@@ -107,17 +108,17 @@ def test_another_number_of_threads_is_refused_by_name(threads, text):
 @pytest.mark.parametrize("pieces", [1, 2, 5, 6, 30])
 def test_results_come_in_order_from_equal_shares_of_neighbours(threads, count, pieces):
     threads(count)
-    shares = parallel(np, list, [f"piece {k}" for k in range(pieces)])
+    shares = map_shares(np, list, [f"piece {k}" for k in range(pieces)])
     assert [piece for share in shares for piece in share] == [f"piece {k}" for k in range(pieces)]
     sizes = [len(share) for share in shares]
     assert len(shares) == min(count, pieces) and max(sizes) - min(sizes) <= 1
-    assert parallel(np, list, [f"piece {k}" for k in range(pieces)]) == shares  # the same in every run
+    assert map_shares(np, list, [f"piece {k}" for k in range(pieces)]) == shares  # the same in every run
 
 
 def test_nothing_to_do(threads):
     threads(3)
-    assert parallel(np, fail, []) == []
-    assert parallel(ModuleType("cupy"), fail, []) == []
+    assert map_shares(np, fail, []) == []
+    assert map_shares(ModuleType("cupy"), fail, []) == []
 
 
 def fail(share):
@@ -132,7 +133,7 @@ def test_shares_run_side_by_side(threads):
         barrier.wait()  # until the other one is there, too
         return threading.get_ident(), share
 
-    (one, first), (other, second) = parallel(np, work, "ab")
+    (one, first), (other, second) = map_shares(np, work, "ab")
     assert one != other and (first, second) == ("a", "b")
 
 
@@ -141,7 +142,7 @@ def test_shares_run_side_by_side(threads):
 def test_each_piece_is_taken_once_by_whoever_is_free(threads, count, pieces):
     threads(count)
     taken = []
-    each(np, lambda todo: [taken.append((piece, threading.get_ident())) for piece in todo], range(pieces))
+    map_queue(np, lambda todo: [taken.append((piece, threading.get_ident())) for piece in todo], range(pieces))
     assert sorted(piece for piece, _ in taken) == list(range(pieces))
 
 
@@ -159,18 +160,18 @@ def test_a_thread_that_is_held_up_takes_fewer_pieces(threads):
             if piece == 9:
                 rest_is_done.set()
 
-    each(np, work, range(10))
+    map_queue(np, work, range(10))
     assert sorted(counts.values()) == [1, 9]
 
 
 def test_one_thread_is_the_caller_s_own(threads):
     threads(1)
-    assert parallel(np, lambda share: threading.get_ident(), range(5)) == [threading.get_ident()]
+    assert map_shares(np, lambda share: threading.get_ident(), range(5)) == [threading.get_ident()]
 
 
 def test_a_gpu_gets_everything_at_once_from_the_caller_s_thread(threads):
     threads(3)
-    found = parallel(ModuleType("cupy"), lambda share: (list(share), threading.get_ident()), range(5))
+    found = map_shares(ModuleType("cupy"), lambda share: (list(share), threading.get_ident()), range(5))
     assert found == [([0, 1, 2, 3, 4], threading.get_ident())]
 
 
@@ -183,7 +184,7 @@ def test_callers_on_several_threads_take_turns(threads):
         return sum(share)
 
     with ThreadPoolExecutor(4) as callers:
-        found = list(callers.map(lambda k: sum(parallel(np, work, range(10 * k, 10 * k + 10))), range(20)))
+        found = list(callers.map(lambda k: sum(map_shares(np, work, range(10 * k, 10 * k + 10))), range(20)))
     assert found == [sum(range(10 * k, 10 * k + 10)) for k in range(20)]
     assert inside[::2] == inside[1::2]  # both shares of one call, before the next begins
 
@@ -206,9 +207,9 @@ def test_an_error_on_any_thread_comes_out_when_all_are_done(threads, where):
         done.append(share[0])
 
     with pytest.raises(ZeroDivisionError, match=f"piece {where}"):
-        parallel(np, work, range(3))
+        map_shares(np, work, range(3))
     assert sorted(done) == [k for k in range(3) if k != where]
-    assert parallel(np, list, range(3)) == [[0], [1], [2]]  # and nothing is left locked
+    assert map_shares(np, list, range(3)) == [[0], [1], [2]]  # and nothing is left locked
 
 
 # BLAS.
@@ -225,11 +226,11 @@ def test_blas_has_one_thread_inside_and_its_own_number_outside(threads, count):
     with threadpool_limits(2, user_api="blas"):
         before = blas_threads()
         assert 2 in before
-        inside = parallel(np, lambda share: blas_threads(), range(count))
+        inside = map_shares(np, lambda share: blas_threads(), range(count))
         assert inside == [[1] * len(before)] * count
         assert blas_threads() == before
         with pytest.raises(AssertionError):
-            parallel(np, fail, range(count))
+            map_shares(np, fail, range(count))
         assert blas_threads() == before
 
 
@@ -240,16 +241,16 @@ def test_blas_has_one_thread_inside_and_its_own_number_outside(threads, count):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_threads_run_in_a_forked_process(threads):
     threads(2)
-    assert parallel(np, sum, range(10)) == [10, 35]  # the parent's threads exist, and are waiting
+    assert map_shares(np, sum, range(10)) == [10, 35]  # the parent's threads exist, and are waiting
     child = os.fork()
     if not child:
         signal.alarm(20)  # ends a child that waits for threads it does not have
         try:
-            right = parallel(np, sum, range(10)) == [10, 35]
+            right = map_shares(np, sum, range(10)) == [10, 35]
         finally:
             os._exit(0 if right else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert parallel(np, sum, range(10)) == [10, 35]
+    assert map_shares(np, sum, range(10)) == [10, 35]
 
 
 # Entry by entry.

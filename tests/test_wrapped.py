@@ -14,7 +14,7 @@ from tinyfcn import convert
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16, FCN8s, FCN32s
 from tinyfcn.schemes import CORNER, FINGERPRINTS
-from tinyfcn.sources import recognise
+from tinyfcn.sources import identify
 
 WIDTH = 1 / 32
 CONVS = [conv.name for conv in VGG16.backbone.convs]
@@ -347,7 +347,7 @@ def test_the_first_kernel_tells_whether_a_copy_takes_rgb(path, caffe, turned):
         if turned == (preprocessing == "caffe"):  # the other file is turned already
             params["conv1_1.weight"] = np.ascontiguousarray(params["conv1_1.weight"][:, ::-1])
         write(params)
-        found = recognise(path)
+        found = identify(path)
         assert found.description["preprocessing"] == preprocessing and ("turned" in found.title) == turned
         assert np.array_equal(found.tensors["conv1_1.weight"].read(), caffe["conv1_1.weight"])
 
@@ -485,7 +485,7 @@ def test_an_onnx_model_s_biases_tell_whose_they_are(path, onnx, publisher, chann
         model.node("Transpose", perm=[0, 3, 1, 2])
     convolutions(model, params)
     model.save(path, None)
-    assert recognise(path).description.get("preprocessing") == preprocessing
+    assert identify(path).description.get("preprocessing") == preprocessing
 
 
 def test_half_precision_is_read(path, vgg, onnx):

@@ -48,28 +48,28 @@ def array_module(*arrays: Array) -> ModuleType:
     return modules.pop()
 
 
-def empty_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
+def empty_hwnc(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
     """An uninitialised array of shape (N, C, H, W) that lies in memory pixel by pixel, as (H, W, N, C).
 
     What convolutions return: the values of all images and channels at a pixel are neighbours. So a band of rows is one piece of
     memory, its pixels are the rows of a matrix, and stepping over pixels, as pooling does, still reads whole pieces.
     """
     n, c, h, w = shape
-    return pixels(xp.empty((h, w, n, c), dtype))
+    return hwnc(xp.empty((h, w, n, c), dtype))
 
 
-def zero_pixels(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
-    """`empty_pixels`, filled with zeros."""
+def zeros_hwnc(xp: ModuleType, shape: tuple[int, ...], dtype: Any) -> Array:
+    """`empty_hwnc`, filled with zeros."""
     n, c, h, w = shape
-    return pixels(xp.zeros((h, w, n, c), dtype))
+    return hwnc(xp.zeros((h, w, n, c), dtype))
 
 
-def pixels(array: Array) -> Array:
+def hwnc(array: Array) -> Array:
     """See (N, C, H, W) as (H, W, N, C), and the other way round."""
     return array.transpose(2, 3, 0, 1)
 
 
-def in_order_of(like: Array, array: Array) -> Array:
+def match_layout(like: Array, array: Array) -> Array:
     """The array with its axes in memory in the order of those of `like`, an array of its shape: itself, or a copy."""
     if array.strides == like.strides:
         return array

@@ -213,14 +213,14 @@ def line(columns: Sequence[Column], record: Record | None = None) -> str:
 
 def time_a_pixel(record: Record) -> float:
     """Microseconds."""
-    return float(record["median_seconds"]) / prod(record["shape"][2:]) * 1e6
+    return float(record["median_seconds"] / prod(record["shape"][2:]) * 1e6)
 
 
 def memory_a_pixel(record: Record) -> float:
     """Kilobytes beyond what the idle process, with its parameters, holds."""
     if record["peak_memory"] is None:
         return float("nan")
-    return float(record["peak_memory"] - record["idle_memory"]) / prod(record["shape"][2:]) / 1e3
+    return float((record["peak_memory"] - record["idle_memory"]) / prod(record["shape"][2:]) / 1e3)
 
 
 def growth(found: Iterable[Record]) -> list[Record]:

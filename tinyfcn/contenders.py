@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module, choose_device, empty_pixels, thread_count, to_device
+from tinyfcn.backend import Array, array_module, choose_device, empty_hwnc, thread_count, to_device
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
@@ -193,7 +193,7 @@ def _amounts(net: FCN, work: Work) -> tuple[int, int]:
 
 
 def _by_pixels(array: Array) -> Array:
-    copied = empty_pixels(array_module(array), array.shape, array.dtype)
+    copied = empty_hwnc(array_module(array), array.shape, array.dtype)
     copied[...] = array
     return copied
 

@@ -20,7 +20,7 @@ from tinyfcn.inference import load_network
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, FCN8s, FCN8sAtOnce
 from tinyfcn.onnx_file import write_onnx
 from tinyfcn.run import paths
-from tinyfcn.sources import Source, recognise, settle_preprocessing
+from tinyfcn.sources import Source, identify, settle_preprocessing
 
 DESCRIPTION = """\
 Turn a file of weights into another. What SOURCE holds is recognised by its content:
@@ -91,7 +91,7 @@ def convert(
         raise InputError(f"{out} is the source itself; give another OUT")
     if out.suffix not in (".safetensors", ".npz", ".onnx"):
         raise InputError(f"{out}: OUT must end in .safetensors, .npz or .onnx")
-    found = recognise(file)
+    found = identify(file)
     found = found._replace(description=_described(file, found, preprocess, at_once))
     if out.suffix == ".onnx":
         if not found.own:

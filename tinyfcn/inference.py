@@ -17,7 +17,7 @@ from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
 from tinyfcn.report import open_device
 from tinyfcn.run import paths
-from tinyfcn.sources import recognise
+from tinyfcn.sources import identify
 
 SHOWN = 4  # images in predictions.png
 
@@ -28,7 +28,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     `checkpoint` is a file, or the folder of a run, whose best checkpoint is then taken.
     """
     path = paths(checkpoint).best if checkpoint.is_dir() else checkpoint
-    source = recognise(path)
+    source = identify(path)
     description = source.description
     if not source.own:
         raise InputError(f"{path}: {source.title}; convert it first: python -m tinyfcn.convert {path} OUT.safetensors")
@@ -39,7 +39,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
     if description.get("preprocessing") is None:
         raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
     options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
-    options |= {name: description.get(name) for name in ("hidden", "scales")}
+    options |= {"hidden": description.get("hidden"), "skip_scales": description.get("scales")}
     net = FCN_CLASSES[source.model](**options, xp=open_device(device))
     net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
     return net, description

@@ -11,7 +11,7 @@ from tinyfcn import weights
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN, FCN_CLASSES
 from tinyfcn.models.network import layer_of
-from tinyfcn.sources import Source, recognise, settle_preprocessing
+from tinyfcn.sources import Source, identify, settle_preprocessing
 
 
 def sizes_of(source: Source) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, mea
     user knows better than a foreign file's names. Where scales of skips are to be `measured`, those that come with scores from
     the file are taken over; else they must be the network's. Raises InputError where the file cannot be used.
     """
-    source = recognise(path)
+    source = identify(path)
     about = source.description
     for option, value in sizes_of(source).items():
         own = getattr(net, option)
@@ -51,8 +51,8 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, mea
             raise InputError(f"{path}: its {option} is {value:g}, the network's is {own:g}: add --{option} {value:g}")
     theirs = scales_of(source, net)
     if measured:
-        net.scales = theirs
-    elif any(scale != net.scales.get(skip, 1.0) for skip, scale in theirs.items()):
+        net.skip_scales = theirs
+    elif any(scale != net.skip_scales.get(skip, 1.0) for skip, scale in theirs.items()):
         raise InputError(f"{path} holds an {source.model}, whose skips have other scales than those of this network")
     stated = about.get("preprocessing") if source.own or not preprocessing else None
     net.preprocessing = settle_preprocessing(path, stated, preprocessing, "--preprocessing")

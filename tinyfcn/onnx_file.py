@@ -78,8 +78,8 @@ class Graph:
             x = self.upsample(layer, x, stride)
             if skip is not None:
                 features = pools[net.skips[skip] - 1]
-                if skip in net.scales:
-                    features = self.node("Mul", [features, self.constant(f"{skip}.scale", np.float32(net.scales[skip]))])
+                if skip in net.skip_scales:
+                    features = self.node("Mul", [features, self.constant(f"{skip}.scale", np.float32(net.skip_scales[skip]))])
                 x = self.add(self.conv(skip, features), x, net.offsets[skip])
         self.crop(x, net.offsets["score"], "image", output="scores")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tinyfcn.backend import Array, array_module, in_order_of, pixels
+from tinyfcn.backend import Array, array_module, hwnc, match_layout
 from tinyfcn.parallel import in_pieces
 
 Update = Callable[[str, Array], None]
@@ -30,13 +30,13 @@ class Optimiser:
         self.steps = 0  # done so far
         self.state: dict[str, Array] = {}  # the moments by name
 
-    def step(self, params: dict[str, Array], grads: dict[str, Array], factor: float = 1.0) -> None:
-        """Update, in place, each parameter that has a gradient, at `factor` times the learning rate."""
-        update = self.begin({name: params[name] for name in grads}, factor)
+    def step(self, params: dict[str, Array], grads: dict[str, Array], lr_factor: float = 1.0) -> None:
+        """Update, in place, each parameter that has a gradient, at `lr_factor` times the learning rate."""
+        update = self.begin({name: params[name] for name in grads}, lr_factor)
         for name, gradient in grads.items():
             update(name, gradient)
 
-    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+    def begin(self, params: dict[str, Array], lr_factor: float = 1.0) -> Update:
         """Begin a step: returns a function that updates the parameter `name`, one of `params`, in place, given its gradient."""
         raise NotImplementedError
 
@@ -44,14 +44,14 @@ class Optimiser:
         """Go on after `steps` steps with the moments that were kept, which are taken over and not copied."""
         self.state, self.steps = dict(state), steps
 
-    def _lr_and_decay(self, name: str, factor: float) -> tuple[float, float]:
-        lr = self.lr * factor * self.rates.get(name, 1.0)
+    def _lr_and_decay(self, name: str, lr_factor: float) -> tuple[float, float]:
+        lr = self.lr * lr_factor * self.rates.get(name, 1.0)
         return (lr * BIAS_RATE, 0.0) if name.endswith(".bias") else (lr, self.weight_decay)
 
     def _moment(self, name: str, like: Array) -> Array:
         """The moment `name`, which is 0 at first, in the order in memory of the parameter `like`."""
         kept = self.state.get(name)
-        self.state[name] = array_module(like).zeros_like(like) if kept is None else in_order_of(like, kept)
+        self.state[name] = array_module(like).zeros_like(like) if kept is None else match_layout(like, kept)
         return self.state[name]
 
 
@@ -72,12 +72,12 @@ class SGD(Optimiser):
         super().__init__(lr, weight_decay, rates)
         self.momentum = momentum
 
-    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+    def begin(self, params: dict[str, Array], lr_factor: float = 1.0) -> Update:
         self.steps += 1
         moments = {name: self._moment(name, p) for name, p in params.items()}
 
         def update(name: str, gradient: Array) -> None:
-            lr, decay = self._lr_and_decay(name, factor)
+            lr, decay = self._lr_and_decay(name, lr_factor)
 
             def chunk(w: Array, g: Array, v: Array) -> None:
                 v *= self.momentum
@@ -113,7 +113,7 @@ class Adam(Optimiser):
         super().__init__(lr, weight_decay, rates)
         self.betas, self.eps = betas, eps
 
-    def begin(self, params: dict[str, Array], factor: float = 1.0) -> Update:
+    def begin(self, params: dict[str, Array], lr_factor: float = 1.0) -> Update:
         self.steps += 1
         moments = {name: [self._moment(f"{name}.{m}", p) for m in "mv"] for name, p in params.items()}
         b1, b2 = self.betas
@@ -121,7 +121,7 @@ class Adam(Optimiser):
 
         def update(name: str, gradient: Array) -> None:
             xp = array_module(gradient)
-            lr, decay = self._lr_and_decay(name, factor)
+            lr, decay = self._lr_and_decay(name, lr_factor)
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 m += (1 - b1) * (g - m)
@@ -153,6 +153,6 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
 
     Raises ValueError for a parameter that is not contiguous, neither as it is nor pixel by pixel.
     """
-    if not (param.flags.c_contiguous or (param.ndim == 4 and pixels(param).flags.c_contiguous)):
+    if not (param.flags.c_contiguous or (param.ndim == 4 and hwnc(param).flags.c_contiguous)):
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
     in_pieces(change, param, gradient, *moments)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tinyfcn.backend import Array, array_module, pixels, thread_count
+from tinyfcn.backend import Array, array_module, hwnc, thread_count
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ GPU_TIMES = 64  # as much as fits into a processor's cache makes a GPU busy, and
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
-_busy = threading.Lock()  # one call of `parallel` at a time: it takes all cores, and sets the matrix product's threads
+_busy = threading.Lock()  # one call of `map_shares` at a time: it takes all cores, and sets the matrix product's threads
 
 
 def workers(xp: ModuleType) -> int:
@@ -45,14 +45,14 @@ def at_once(xp: ModuleType, amount: int) -> int:
     return amount if xp is np else GPU_TIMES * amount
 
 
-def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
+def map_shares(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
     """Deal `pieces` out to the threads, in order and in equal shares, and return what `work` returns for each share.
 
     Who gets what depends on the number of threads alone, so sums over the results are the same in every run. `work`
-    allocates its scratch arrays once and reuses them for all of its pieces, and must not call `parallel` itself. A GPU needs no
+    allocates its scratch arrays once and reuses them for all of its pieces, and must not call `map_shares` itself. A GPU needs no
     threads: `work` gets everything.
     """
-    shares = [pieces[share] for share in cut(len(pieces), workers(xp))]
+    shares = [pieces[share] for share in split_evenly(len(pieces), workers(xp))]
     if xp is not np:
         return [work(share) for share in shares]
     if not shares:
@@ -66,22 +66,22 @@ def parallel(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: 
         return [first, *(other.result() for other in others)]
 
 
-def each(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
+def map_queue(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
     """Run `work` on the threads, over pieces that do not depend on each other: a thread that is free takes the next piece.
 
-    All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `parallel`.
+    All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `map_shares`.
     """
     todo = iter(pieces)
-    parallel(xp, lambda _: work(todo), range(min(workers(xp), len(pieces))))
+    map_shares(xp, lambda _: work(todo), range(min(workers(xp), len(pieces))))
 
 
 def bands(xp: ModuleType, rows: int, row_size: int, target: int) -> list[slice]:
     """Cut rows of `row_size` pixels into bands of at most about `target` pixels; where several, as many for each thread."""
     parts = -(-rows * row_size // target)
-    return cut(rows, parts + -parts % workers(xp) if parts > 1 else parts)
+    return split_evenly(rows, parts + -parts % workers(xp) if parts > 1 else parts)
 
 
-def cut(length: int, parts: int) -> list[slice]:
+def split_evenly(length: int, parts: int) -> list[slice]:
     """Cut a range into at most `parts` slices whose lengths differ by one at most; none is empty."""
     parts = min(parts, length)
     return [slice(*ends) for ends in pairwise(length * k // parts for k in range(parts + 1))] if parts else []
@@ -100,18 +100,18 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
             change(*(array[piece] for array in flat))
 
     xp = array_module(*arrays)
-    pieces = cut(len(flat[0]), -(-flat[0].size // at_once(xp, PIECE)))
+    pieces = split_evenly(len(flat[0]), -(-flat[0].size // at_once(xp, PIECE)))
     if len(pieces) < WORTH_WAKING:
         work(pieces)
     else:
-        each(xp, work, pieces)
+        map_queue(xp, work, pieces)
 
 
 def _flat(arrays: Sequence[Array]) -> list[Array]:
     if all(array.flags.c_contiguous for array in arrays):
         return [array.reshape(-1) for array in arrays]
-    if arrays[0].ndim == 4 and all(pixels(array).flags.c_contiguous for array in arrays):
-        return [pixels(array).reshape(-1) for array in arrays]
+    if arrays[0].ndim == 4 and all(hwnc(array).flags.c_contiguous for array in arrays):
+        return [hwnc(array).reshape(-1) for array in arrays]
     return list(arrays)
 
 

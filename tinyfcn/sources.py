@@ -41,7 +41,7 @@ class Source(NamedTuple):
 Shape = tuple[int, ...]
 
 
-def recognise(path: Path | str) -> Source:
+def identify(path: Path | str) -> Source:
     """Find out which network a file of weights holds.
 
     Raises InputError where the file cannot be read, is of no network that is known here, or of one of another shape.

@@ -23,7 +23,7 @@ from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.report import device_line, report
 from tinyfcn.run import Config, paths, read_config
-from tinyfcn.sources import recognise
+from tinyfcn.sources import identify
 from tinyfcn.training import Run
 
 DESCRIPTION = """\
@@ -213,7 +213,7 @@ def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
     for name in ("data", "split", "val_split", "class_weights", "init", "from_run"):
         if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
             given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
-    sizes = sizes_of(recognise(given["init"])) if "init" in given else {}
+    sizes = sizes_of(identify(given["init"])) if "init" in given else {}
     recipe = given.get("recipe", "finetune" if sizes.get("width", 0) >= FULL else "scratch")
     if "recipe" in given or not base:
         base = base | options_of(recipe, given.get("model", base.get("model", Config.model))) | {"recipe": recipe}

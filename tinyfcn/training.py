@@ -56,11 +56,11 @@ def train_step(
     x: Array,
     labels: Array,
     reduction: str = "mean",
-    factor: float = 1.0,
+    lr_factor: float = 1.0,
     class_weight: Array | None = None,
 ) -> Array:
     """Forward, loss, backward, update; returns the loss, on the network's device."""
-    update = optimiser.begin(net.trainable(), factor)
+    update = optimiser.begin(net.trainable(), lr_factor)
     scores = net.forward(x, training=True)
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=class_weight)
     del scores
@@ -99,7 +99,7 @@ class Run:
         told = ""
         measured = config.skip_scales == "measured"
         if measured:
-            self.net.scales = {}
+            self.net.skip_scales = {}
         if config.from_run:
             best = paths(Path(config.from_run)).best
             before = weights.read_description(best)
@@ -115,8 +115,8 @@ class Run:
         if measured:
             pixels, _ = make_batch(self.train_set, config, 0)
             x = normalise(to_device(pixels, self.net.xp), self.net.preprocessing)
-            self.net.scales = self.net.measure_scales(x) | self.net.scales
-            told += "".join(f"\n{skip} takes its features times {scale:.3g}" for skip, scale in self.net.scales.items())
+            self.net.skip_scales = self.net.measure_scales(x) | self.net.skip_scales
+            told += "".join(f"\n{skip} takes its features times {scale:.3g}" for skip, scale in self.net.skip_scales.items())
         if config.class_weights != "none":
             self.class_weights = class_weights(config.class_weights, self.train_set)
         return told.strip()
@@ -147,7 +147,7 @@ class Run:
         """Go back to the last checkpoint of the folder."""
         tensors, description = weights.read(self.paths.last)
         self.net.assign(tensors, description, source=self.paths.last)
-        self.net.scales = description.get("scales", self.net.scales)
+        self.net.skip_scales = description.get("scales", self.net.skip_scales)
         self.set_trained(set(description.get("trained", ())))
         if self.config.class_weights != "none":
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.formats import DESCRIPTION, Content, Tensor, open_weights
-from tinyfcn.parallel import cut
+from tinyfcn.parallel import split_evenly
 
 CLASSIFIER_WEIGHTS = ("fc6.weight", "fc7.weight", "fc8.weight")  # flat, (C_out, C_in k k), or convolutions, (C_out, C_in, k, k)
 SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16"}  # what it calls the types that are written
@@ -102,7 +102,7 @@ def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray | Tensor], t
 def _write_values(file: IO[bytes], array: np.ndarray) -> None:
     """Write an array's values in C order, without a second copy of all of them."""
     array = array.reshape(1) if array.ndim == 0 else array
-    for rows in cut(len(array), -(-array.nbytes // WRITE_BYTES)):
+    for rows in split_evenly(len(array), -(-array.nbytes // WRITE_BYTES)):
         file.write(np.ascontiguousarray(array[rows], array.dtype.newbyteorder("<")).data)
 
 

@@ -87,7 +87,7 @@ def test_a_ramp_comes_back_exactly_where_it_was(kind, axis, padding):
     size[axis] = 400
     ramp = np.broadcast_to(np.arange(400.0).reshape([-1 if a == axis else 1 for a in range(4)]), size)
     shift = {"pool5": 0.5 * 31, "score_pool4": 0.5 * 15, "score_pool3": 0.5 * 7}  # half a step at each pooling
-    streams = {"pool5": 1.0} | {skip: net.scales.get(skip, 1.0) for skip in net.skips}
+    streams = {"pool5": 1.0} | {skip: net.skip_scales.get(skip, 1.0) for skip in net.skips}
     scores = np.moveaxis(net.forward(np.ascontiguousarray(ramp)), axis, -1)[0, 0]
     middle = np.arange(120, 280)
     expected = sum(scale * (middle + shift[name]) for name, scale in streams.items())

@@ -9,7 +9,7 @@ from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.backend import pixels
+from tinyfcn.backend import hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import columns, conv, conv2d, taps, winograd
@@ -57,7 +57,7 @@ def agree_with_reference(x, weight, bias, groups=1, relu=False, **options):
     np.testing.assert_array_equal(dy, kept)
     nothing, same, _ = ops.conv2d_backward(dy, cache, need_dx=False)
     assert nothing is None and (same == gradients[1]).all()
-    assert all(pixels(a).flags.c_contiguous for a in (y, gradients[0]))  # they lie pixel by pixel
+    assert all(hwnc(a).flags.c_contiguous for a in (y, gradients[0]))  # they lie pixel by pixel
     return y
 
 

@@ -6,7 +6,7 @@ from devices import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.backend import empty_pixels, pixels
+from tinyfcn.backend import empty_hwnc, hwnc
 from tinyfcn.gradcheck import check_gradient
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -127,11 +127,11 @@ def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
 
 def test_results_lie_in_memory_as_x_does():
     plain = draw(2, 6, 4, 5)
-    by_pixel = empty_pixels(np, plain.shape, plain.dtype)
+    by_pixel = empty_hwnc(np, plain.shape, plain.dtype)
     by_pixel[...] = plain
     for x in plain, by_pixel:
         assert all(found.strides == x.strides for found in both_passes(x))
-    assert pixels(both_passes(by_pixel)[0]).flags.c_contiguous
+    assert hwnc(both_passes(by_pixel)[0]).flags.c_contiguous
     for a, b in zip(both_passes(plain, **STRONG), both_passes(by_pixel, **STRONG), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -7,7 +7,7 @@ from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyfcn.backend import zero_pixels
+from tinyfcn.backend import zeros_hwnc
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import pool
 
@@ -167,7 +167,7 @@ def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     arrays = []
 
     def remember(*arguments):
-        arrays.append(zero_pixels(*arguments))
+        arrays.append(zeros_hwnc(*arguments))
         return arrays[-1]
 
     def one_by_one(xp, work, pieces):
@@ -183,7 +183,7 @@ def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     y, cache = ops.max_pool2d_forward(x, kernel, **options)
     dy = abs(draw(*y.shape)) + 1
     expected = ops.max_pool2d_backward(dy, cache)
-    monkeypatch.setattr(pool, "zero_pixels", remember)
+    monkeypatch.setattr(pool, "zeros_hwnc", remember)
     monkeypatch.setattr(pool, "each", one_by_one)
     np.testing.assert_array_equal(ops.max_pool2d_backward(dy, cache), expected)
     assert len(arrays) == 1

@@ -5,7 +5,7 @@ import pytest
 import reference
 from devices import ops
 
-from tinyfcn.backend import pixels
+from tinyfcn.backend import hwnc
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import conv2d, taps
@@ -70,7 +70,7 @@ def test_values_and_gradients_equal_the_loops_and_bits_are_the_same_every_run(mo
     for first, second, right in zip(*runs, wanted, strict=True):
         np.testing.assert_allclose(first, right, rtol=1e-11, atol=1e-11)
         np.testing.assert_array_equal(first, second)
-    assert all(pixels(a).flags.c_contiguous for a in runs[0][:3])  # y, dx, and dweight, which lies tap by tap
+    assert all(hwnc(a).flags.c_contiguous for a in runs[0][:3])  # y, dx, and dweight, which lies tap by tap
 
 
 @pytest.mark.usefixtures("always")

@@ -217,7 +217,7 @@ def test_onnx_runtime_gives_the_same_scores_at_any_size(tmp_path, model, padding
 def test_a_run_becomes_an_onnx_model(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    net = FCN8s(3, WIDTH, hidden=10, scales={"score_pool4": 0.5, "score_pool3": 2.0})
+    net = FCN8s(3, WIDTH, hidden=10, skip_scales={"score_pool4": 0.5, "score_pool3": 2.0})
     for skip in ("score_fr", "score_pool4", "score_pool3"):
         net.params[f"{skip}.weight"] += 1
     (tmp_path / "run").mkdir()

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.backend import Array, array_module, hwnc
 
 
 class Stretch(NamedTuple):
@@ -68,27 +68,27 @@ def borders(blocks: Sequence[int], padding: int) -> tuple[list[int], list[Stretc
 def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, tuple[tuple[int, int], Stretch]]:
     """Widen a map x (N, C, H, W) of images of `image_size`; the cache says how."""
     xp = array_module(x)
-    y = pixels(x)
+    y = hwnc(x)
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
         parts = _cut(y, axis, (0, before, before + 1, after, after + 1, y.shape[axis]))
         parts[1::2] = (xp.repeat(part, how.copies + 1, axis) for part in parts[1::2])
         y = xp.concatenate(parts, axis)
-    return pixels(y), (image_size, how)
+    return hwnc(y), (image_size, how)
 
 
 def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array:
     """Return dx: a row or column that was repeated collects the gradients of all its copies."""
     image_size, how = cache
     xp = array_module(dy)
-    dx = pixels(dy)
+    dx = hwnc(dy)
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
         after += how.copies  # where its copies begin in dy
         parts = _cut(dx, axis, (0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]))
         parts[1::2] = (part.sum(axis, keepdims=True) for part in parts[1::2])
         dx = xp.concatenate(parts, axis)
-    return pixels(dx)
+    return hwnc(dx)
 
 
 def _cut(a: Array, axis: int, ends: Sequence[int]) -> list[Array]:

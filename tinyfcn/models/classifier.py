@@ -35,7 +35,7 @@ class Classifier(Network):
         dtype: Any = np.float32,
         xp: ModuleType = np,
     ) -> None:
-        self.num_classes, self.width, self.rate = num_classes, width, dropout
+        self.num_classes, self.width, self.dropout_rate = num_classes, width, dropout
         self.first_padding = self.backbone.convs[0].padding
         shapes = self.shapes(num_classes, width, hidden)
         self.hidden = shapes["fc7.bias"][0]
@@ -66,7 +66,7 @@ class Classifier(Network):
         self._last_shape = x.shape
         x = x.reshape(len(x), -1)  # (N, 25088)
         for name in ("6", "7"):
-            x = self.dropout(f"drop{name}", self.relu(f"relu{name}", self.linear(f"fc{name}", x)), self.rate)
+            x = self.dropout(f"drop{name}", self.relu(f"relu{name}", self.linear(f"fc{name}", x)), self.dropout_rate)
         return self.linear("fc8", x)
 
     def score_map(self, x: Array) -> Array:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
 from tinyfcn.models.alignment import IMAGE
@@ -63,7 +63,7 @@ class FCN(Network):
                       fixes the last (the paper's text); "all" learns the last one too
     freeze_convs      leave the backbone's convolutions as they are, and learn what stands on them
     freeze_trunk      leave fc6 and fc7 as they are too, and learn the score layers alone (the paper's 32s-fixed)
-    scales            a constant for each skip that its pooling layer is multiplied with before it is scored; by default none,
+    skip_scales       a constant for each skip that its pooling layer is multiplied with before it is scored; by default none,
                       in `FCN8sAtOnce` the published ones
 
     Upsampling layers that are fixed are no parameters. Those that are learned have weights (C, C, k, k) that start
@@ -86,7 +86,7 @@ class FCN(Network):
         learn_upsampling: str = "none",
         freeze_convs: bool = False,
         freeze_trunk: bool = False,
-        scales: Mapping[str, float] | None = None,
+        skip_scales: Mapping[str, float] | None = None,
         seed: int = 0,
         dtype: Any = np.float32,
         xp: ModuleType = np,
@@ -102,10 +102,10 @@ class FCN(Network):
             raise ValueError(f"{name}: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
         if learn_upsampling not in LEARN_UPSAMPLING:
             raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
-        self.num_classes, self.width, self.padding, self.rate = num_classes, width, padding, dropout
+        self.num_classes, self.width, self.padding, self.dropout_rate = num_classes, width, padding, dropout
         self.learn_upsampling = learn_upsampling
         self.freeze_convs, self.freeze_trunk = freeze_convs or freeze_trunk, freeze_trunk
-        self.scales = dict(self.published_scales if scales is None else scales)
+        self.skip_scales = dict(self.published_scales if skip_scales is None else skip_scales)
         self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
         self.kernels, self.offsets = self.align(padding)
         self.score_layers = ("score_fr", *self.skips)
@@ -117,7 +117,7 @@ class FCN(Network):
         drawn = {name: shape for name, shape in shapes.items() if layer_of(name) not in self.upsamplings}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
         if self.fc6_padding:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
-            self.params["fc6.weight"] = pixels(xp.ascontiguousarray(pixels(self.params["fc6.weight"])))
+            self.params["fc6.weight"] = hwnc(xp.ascontiguousarray(hwnc(self.params["fc6.weight"])))
         for layer in learned:
             self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)
 
@@ -208,7 +208,7 @@ class FCN(Network):
             "hidden": self.hidden,
             "padding": self.padding,
             "learn_upsampling": self.learn_upsampling,
-            "scales": self.scales,
+            "scales": self.skip_scales,
         }
 
     # The trunk, from the image to conv7
@@ -224,8 +224,8 @@ class FCN(Network):
         pools = self.backbone.forward(self, x, self.first_padding)
         self._caches = None if self.freeze_trunk else kept
         conv6 = self.conv("fc6", pools[-1], padding=self.fc6_padding, relu=True)
-        conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.rate), relu=True)
-        conv7 = self.dropout("drop7", conv7, self.rate)
+        conv7 = self.conv("fc7", self.dropout("drop6", conv6, self.dropout_rate), relu=True)
+        conv7 = self.dropout("drop7", conv7, self.dropout_rate)
         self._caches = kept
         return pools, conv7
 
@@ -266,13 +266,13 @@ class FCN(Network):
     # The pieces of the seven steps
 
     def _score(self, name: str, features: Array) -> Array:
-        scale = self.scales.get(name, 1.0)
+        scale = self.skip_scales.get(name, 1.0)
         return self.conv(name, features if scale == 1.0 else features * self.dtype.type(scale))
 
     def _score_backward(self, name: str, dscore: Array) -> Array:
         frozen = self.freeze_convs if name in self.skips else self.freeze_trunk
         dfeatures = self.conv_backward(name, dscore, need_dx=not frozen)
-        scale = self.scales.get(name, 1.0)
+        scale = self.skip_scales.get(name, 1.0)
         return dfeatures if scale == 1.0 or frozen else dfeatures * self.dtype.type(scale)
 
     def _upsample(self, name: str, x: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops, weights
-from tinyfcn.backend import Array, in_order_of, to_device, to_host
+from tinyfcn.backend import Array, match_layout, to_device, to_host
 from tinyfcn.optim import Update
 
 
@@ -164,7 +164,7 @@ class Network:
         report = weights.fit(tensors, shapes, partial=partial, replaceable=replaceable, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
-            self.params[name] = in_order_of(self.params[name], to_device(value, self.xp))
+            self.params[name] = match_layout(self.params[name], to_device(value, self.xp))
         self.preprocessing = description.get("preprocessing", self.preprocessing)
         return report
 

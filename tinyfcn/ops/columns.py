@@ -14,7 +14,7 @@ from types import ModuleType
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops.conv import Geometry, as_matrix, col2im, gated, im2col
-from tinyfcn.parallel import at_once, bands, cut, each, parallel, workers
+from tinyfcn.parallel import at_once, bands, map_queue, map_shares, split_evenly, workers
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
@@ -45,7 +45,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
 
     pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
     few = len(pieces) < workers(xp) and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
-    each(xp, work, list(product(pieces, cut(len(w), workers(xp) if few else 1))))
+    map_queue(xp, work, list(product(pieces, split_evenly(len(w), workers(xp) if few else 1))))
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
@@ -65,7 +65,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
                 columns = block.T @ gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
                 col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
-    parallel(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
+    map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
 
 
 def weight_gradient(
@@ -81,7 +81,7 @@ def weight_gradient(
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
     share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
     if share_bands:
-        shares = cut(len(every_band), workers(xp))
+        shares = split_evenly(len(every_band), workers(xp))
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
         pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize)]
@@ -106,7 +106,7 @@ def weight_gradient(
                 if channels.start == 0:
                     db[k] += xp.ones(len(outputs), dy.dtype) @ outputs
 
-    parallel(xp, work, pieces)
+    map_shares(xp, work, pieces)
     return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
 
 
@@ -120,4 +120,4 @@ def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int
     """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
     channels = weight_shape[1]
     block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
-    return cut(channels, max(workers(xp) if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))
+    return split_evenly(channels, max(workers(xp) if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.backend import Array, array_module, hwnc
 
 
 class Geometry(NamedTuple):
@@ -92,7 +92,7 @@ def col2im(columns: Array, dx: Array, geometry: Geometry, rows: slice, width: in
     """`im2col` with every copy turned round into an addition: add the columns to dx."""
     (kh, kw), height = geometry.kernel, rows.stop - rows.start
     if is_pointwise(geometry):
-        pixels(dx)[rows] += columns.T.reshape(height, width, len(dx), dx.shape[1])
+        hwnc(dx)[rows] += columns.T.reshape(height, width, len(dx), dx.shape[1])
         return
     patch, inside, source = _patch(dx, rows, geometry)
     columns = columns.reshape(dx.shape[1], kh, kw, height, width, len(dx))
@@ -134,7 +134,7 @@ def is_pointwise(geometry: Geometry) -> bool:
 
 def as_matrix(a: Array, rows: slice = slice(None)) -> Array:
     """Rows of a map (N, C, H, W) as a matrix (rows W N, C): a view, where the map lies pixel by pixel."""
-    return pixels(a)[rows].reshape(-1, a.shape[1])
+    return hwnc(a)[rows].reshape(-1, a.shape[1])
 
 
 def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:

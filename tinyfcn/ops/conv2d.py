@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from tinyfcn.backend import Array, array_module, empty_pixels
+from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
 from tinyfcn.ops.conv import Geometry
@@ -57,7 +57,7 @@ def conv2d_forward(
 
     Returns y (N, C_out, H_out, W_out) with H_out = floor((H + 2 p - d (k_h - 1) - 1) / s) + 1, likewise W_out, and a
     cache of references to x and weight, and to y if `relu`, for `conv2d_backward`. In memory y lies pixel by pixel, see
-    `tinyfcn.backend.empty_pixels`.
+    `tinyfcn.backend.empty_hwnc`.
 
     In g groups (Krizhevsky et al., 2012), filters and input channels are each cut into g equal parts, and the filters of the
     k-th part see the inputs of the k-th part only: g convolutions side by side, over slices of the channels.
@@ -84,7 +84,7 @@ def conv2d_forward(
             f"{op}: kernel {geometry.kernel} with dilation {geometry.dilation} does not fit into "
             f"x of {x.shape[2:]} padded by {geometry.padding}"
         )
-    y = empty_pixels(xp, (len(x), len(weight), *size), x.dtype)
+    y = empty_hwnc(xp, (len(x), len(weight), *size), x.dtype)
     for x_k, w_k, b_k, y_k in _side_by_side(groups, (x, 1), (weight, 0), (bias, 0), (y, 1)):
         choose(x_k, w_k, geometry, size).forward(x_k, w_k, geometry, y_k, b_k, relu)
     return y, Cache(x, weight, bias is not None, geometry, groups, y if relu else None)
@@ -100,7 +100,7 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
     xp = _check.arrays("conv2d_backward", dy=dy, x=x)
     size = geometry.output_size(x.shape[2:])
     _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *size))
-    dx = empty_pixels(xp, x.shape, x.dtype) if need_dx else None
+    dx = empty_hwnc(xp, x.shape, x.dtype) if need_dx else None
     found = []
     for dy_k, x_k, w_k, y_k, dx_k in _side_by_side(groups, (dy, 1), (x, 1), (weight, 0), (y, 1), (dx, 1)):
         way = choose(x_k, w_k, geometry, size)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import cut, parallel, workers
+from tinyfcn.parallel import map_shares, split_evenly, workers
 
 
 class Cache(NamedTuple):
@@ -57,5 +57,5 @@ def _product(a: Array, b: Array) -> Array:
         for columns in share:
             xp.matmul(a, b[:, columns], out=y[:, columns])
 
-    parallel(xp, work, cut(b.shape[1], workers(xp)))
+    map_shares(xp, work, split_evenly(b.shape[1], workers(xp)))
     return y

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check
-from tinyfcn.parallel import at_once, cut, each, in_pieces
+from tinyfcn.parallel import at_once, in_pieces, map_queue, split_evenly
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -101,8 +101,8 @@ def softmax_cross_entropy_forward(
             g *= w / total
             g[place] -= w  # w (softmax - [k = t])
 
-    pieces = cut(count, -(-count // at_once(xp, PIXELS)))
-    each(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
+    pieces = split_evenly(count, -(-count // at_once(xp, PIXELS)))
+    map_queue(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
     loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
     return loss, Cache(gradient.reshape(scores.shape), loss.shape)
 

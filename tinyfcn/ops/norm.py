@@ -25,9 +25,9 @@ from math import isfinite
 from numbers import Real
 from typing import NamedTuple
 
-from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.ops import _check
-from tinyfcn.parallel import PIECE, at_once, bands, each
+from tinyfcn.parallel import PIECE, at_once, bands, map_queue
 
 
 class Window(NamedTuple):
@@ -111,11 +111,11 @@ def _over_window(terms: Array, size: int) -> Array:
 
 def _in_bands(change: Callable[..., None], *arrays: Array) -> None:
     """Call `change` with pieces (..., C) of arrays (N, C, ...): rows of maps, which lie pixel by pixel, else whole images."""
-    last = [pixels(array) if array.ndim == 4 else array_module(array).moveaxis(array, 1, -1) for array in arrays]
+    last = [hwnc(array) if array.ndim == 4 else array_module(array).moveaxis(array, 1, -1) for array in arrays]
 
     def work(todo: Iterable[slice]) -> None:
         for rows in todo:
             change(*(array[rows] for array in last))
 
     xp, first = array_module(*arrays), last[0]
-    each(xp, work, bands(xp, len(first), first.size // max(len(first), 1), at_once(xp, PIECE)))
+    map_queue(xp, work, bands(xp, len(first), first.size // max(len(first), 1), at_once(xp, PIECE)))

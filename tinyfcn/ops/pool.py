@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
+from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
 from tinyfcn.ops import _check
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import at_once, bands, each
+from tinyfcn.parallel import at_once, bands, map_queue
 
 Pair = tuple[int, int]
 Place = tuple[slice, slice]  # rows and columns of a map
@@ -64,7 +64,7 @@ def max_pool2d_forward(
     """Take the largest value of each window of x (N, C, H, W); the stride is the kernel's size where None.
 
     Returns y (N, C, H_out, W_out), see `pool_output_size`, and a cache of references to x and y. A NaN in a window
-    comes out as NaN, and takes no gradient. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_pixels`.
+    comes out as NaN, and takes no gradient. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_hwnc`.
 
     Raises TypeError for other dtypes than float32 and float64, and ValueError for a padding of more than half of the
     kernel (a window could then hold nothing but padding) or for an output without pixels.
@@ -81,8 +81,8 @@ def max_pool2d_forward(
     if min(*size, *x.shape[2:]) < 1:
         raise ValueError(f"{op}: kernel_size {kernel} does not fit into x of {x.shape[2:]} padded by {padding}")
 
-    y = empty_pixels(xp, (*x.shape[:2], *size), x.dtype)
-    source, target = pixels(x), pixels(y)
+    y = empty_hwnc(xp, (*x.shape[:2], *size), x.dtype)
+    source, target = hwnc(x), hwnc(y)
 
     def work(todo: Iterable[slice]) -> None:
         for rows in todo:
@@ -92,7 +92,7 @@ def max_pool2d_forward(
                 so_far = best[outputs]
                 xp.maximum(so_far, source[inputs], out=so_far)
 
-    each(xp, work, _bands(y))
+    map_queue(xp, work, _bands(y))
     return y, Cache(x, y, kernel, stride, padding)
 
 
@@ -104,14 +104,14 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     x, y, kernel, stride, padding = cache
     xp = _check.arrays("max_pool2d_backward", dy=dy, x=x)
     _check.shape("max_pool2d_backward", "dy", dy, y.shape)
-    dx = zero_pixels(xp, x.shape, dy.dtype)
-    source, target = pixels(x), pixels(dx)
+    dx = zeros_hwnc(xp, x.shape, dy.dtype)
+    source, target = hwnc(x), hwnc(dx)
 
     apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # windows share no inputs
 
     def work(todo: Iterable[slice]) -> None:
         for rows in todo:
-            best, upstream = pixels(y)[rows], pixels(dy)[rows]  # (rows, W_out, N, C)
+            best, upstream = hwnc(y)[rows], hwnc(dy)[rows]  # (rows, W_out, N, C)
             taken = xp.zeros(best.shape, bool)  # windows whose winner has been found
             for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
                 wins = (source[inputs] == best[outputs]) > taken[outputs]
@@ -122,7 +122,7 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
                     target[inputs] += upstream[outputs] * wins
 
     if apart:
-        each(xp, work, _bands(y))
+        map_queue(xp, work, _bands(y))
     else:  # threads would add to the same inputs
         work(_bands(y))
     return dx

@@ -12,7 +12,7 @@ padding 3 on a 4x4 map a third of the work is left: (16 / 28)^2. The chain rule,
     dx[r + i - p, c + j - p] += W_ij^T dy[r, c]
 
 It is fastest where each W_ij is a matrix in memory, as in weights that lie tap by tap, as (k_h, k_w, C_out, C_in), which is the
-order that `tinyfcn.backend.empty_pixels` gives an array of shape (C_out, C_in, k_h, k_w); else each is copied before its product.
+order that `tinyfcn.backend.empty_hwnc` gives an array of shape (C_out, C_in, k_h, k_w); else each is copied before its product.
 
 A small training step of FCN-8s (width 0.25, 8 images of 128x128; milliseconds, 2 cores), fc6 on its 4x4 map:
 
@@ -27,10 +27,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from tinyfcn.backend import Array, array_module, empty_pixels, pixels, zero_pixels
+from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
 from tinyfcn.ops._windows import inside
 from tinyfcn.ops.conv import Geometry
-from tinyfcn.parallel import cut, parallel, workers
+from tinyfcn.parallel import map_shares, split_evenly, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
 Meeting = tuple[tuple[int, int], Window, Window]  # a tap; where it meets the input, in the output and in the input
@@ -42,17 +42,17 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
 
     def work(share: Sequence[slice]) -> None:
         for filters in share:
-            total = xp.zeros(pixels(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
+            total = xp.zeros(hwnc(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
             for (i, j), outputs, inputs in meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
-                met += (_matrix(x, inputs) @ pixels(weight)[i, j, filters].T).reshape(met.shape)
+                met += (_matrix(x, inputs) @ hwnc(weight)[i, j, filters].T).reshape(met.shape)
             if bias is not None:
                 total += bias[filters]
             if relu:
                 xp.maximum(total, 0, out=total)
-            pixels(y)[..., filters] = total
+            hwnc(y)[..., filters] = total
 
-    parallel(xp, work, cut(len(weight), workers(xp)))
+    map_shares(xp, work, split_evenly(len(weight), workers(xp)))
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
@@ -61,13 +61,13 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
     dy = _gated(dy, gate)
 
     def work(share: Sequence[Meeting]) -> Array:
-        total = zero_pixels(xp, dx.shape, dx.dtype)
+        total = zeros_hwnc(xp, dx.shape, dx.dtype)
         for (i, j), outputs, inputs in share:
-            met = pixels(total)[inputs]
-            met += (_matrix(dy, outputs) @ pixels(weight)[i, j]).reshape(met.shape)
+            met = hwnc(total)[inputs]
+            met += (_matrix(dy, outputs) @ hwnc(weight)[i, j]).reshape(met.shape)
         return total
 
-    dx[...] = functools.reduce(xp.add, parallel(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
+    dx[...] = functools.reduce(xp.add, map_shares(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
 
 
 def weight_gradient(
@@ -76,13 +76,13 @@ def weight_gradient(
     """Return (dW, db); dy counts as 0 where `gate` is not positive. The threads share the taps."""
     xp = array_module(dy, x)
     dy = _gated(dy, gate)
-    dweight = empty_pixels(xp, weight_shape, dy.dtype)
+    dweight = empty_hwnc(xp, weight_shape, dy.dtype)
 
     def work(share: Sequence[Meeting]) -> None:
         for (i, j), outputs, inputs in share:
-            xp.matmul(_matrix(dy, outputs).T, _matrix(x, inputs), out=pixels(dweight)[i, j])
+            xp.matmul(_matrix(dy, outputs).T, _matrix(x, inputs), out=hwnc(dweight)[i, j])
 
-    parallel(xp, work, list(meetings(x, weight_shape, geometry, dy)))
+    map_shares(xp, work, list(meetings(x, weight_shape, geometry, dy)))
     return dweight, dy.sum((0, 2, 3))
 
 
@@ -102,4 +102,4 @@ def meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Arr
 
 def _matrix(a: Array, window: Window) -> Array:
     """A window of a map (N, C, H, W) as a matrix (pixels N, C)."""
-    return pixels(a)[window].reshape(-1, a.shape[1])
+    return hwnc(a)[window].reshape(-1, a.shape[1])

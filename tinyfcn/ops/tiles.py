@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, pixels
+from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import at_once, bands, cut, workers
+from tinyfcn.parallel import at_once, bands, split_evenly, workers
 
 TILE = 4  # outputs along a tile's side
 BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
@@ -39,7 +39,7 @@ def blocks(y: Array, channels: int) -> list[Block]:
     a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
-        for columns in cut(wide, -(-wide // at_once(xp, BAND_WIDTH)))
+        for columns in split_evenly(wide, -(-wide // at_once(xp, BAND_WIDTH)))
         for rows in bands(xp, high, (columns.stop - columns.start) * n, min(tiles, a_share))
     ]
 
@@ -94,7 +94,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
     if relu:
         xp.maximum(tiles, 0, out=tiles)
     down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
-    here = pixels(y)[down, across]
+    here = hwnc(y)[down, across]
     for column in range(min(TILE, here.shape[1])):
         out = here[:, column::TILE]
         out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
@@ -114,11 +114,11 @@ def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, i
     across, source_columns = inside(width, patch.shape[1], left, 1)
     for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
         outside[...] = 0
-    source = pixels(x)[source_rows, source_columns]
+    source = hwnc(x)[source_rows, source_columns]
     if gate is None:
         patch[down, across] = source
     else:
-        array_module(x).multiply(source, pixels(gate)[source_rows, source_columns] > 0, out=patch[down, across])
+        array_module(x).multiply(source, hwnc(gate)[source_rows, source_columns] > 0, out=patch[down, across])
     by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
     columns = next(buffers)(k, rows, wide, n, channels)
     columns[:TILE] = by_tile[:, :, :wide]

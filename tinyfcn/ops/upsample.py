@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, empty_pixels
+from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.ops import _check, columns
 from tinyfcn.ops.conv import Geometry
 from tinyfcn.ops.conv2d import window_geometry
-from tinyfcn.parallel import PIECE, at_once, cut, each
+from tinyfcn.parallel import PIECE, at_once, map_queue, split_evenly
 
 
 class TransposedCache(NamedTuple):
@@ -83,7 +83,7 @@ def conv_transpose2d_forward(
             f"{op}: x of {x.shape[2:]} with kernel {geometry.kernel}, stride {geometry.stride} and "
             f"padding {geometry.padding} gives an output of ({height}, {width}), which has no pixels"
         )
-    y = empty_pixels(xp, (len(x), weight.shape[1], height, width), x.dtype)
+    y = empty_hwnc(xp, (len(x), weight.shape[1], height, width), x.dtype)
     columns.input_gradient(x, weight, geometry, y)
     if bias is not None:
         y += bias[:, None, None]
@@ -98,7 +98,7 @@ def conv_transpose2d_backward(dy: Array, cache: TransposedCache) -> tuple[Array,
     x, weight, has_bias, geometry, y_shape = cache
     xp = _check.arrays("conv_transpose2d_backward", dy=dy, x=x)
     _check.shape("conv_transpose2d_backward", "dy", dy, y_shape)
-    dx = empty_pixels(xp, x.shape, x.dtype)
+    dx = empty_hwnc(xp, x.shape, x.dtype)
     columns.forward(dy, weight, geometry, dx)
     dweight, _ = columns.weight_gradient(x, dy, geometry, weight.shape)
     return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
@@ -174,7 +174,7 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
         for part in todo:
             xp.matmul(left, maps[part] @ right, out=y[part])
 
-    each(xp, work, cut(len(maps), -(-y.size // at_once(xp, PIECE))))
+    map_queue(xp, work, split_evenly(len(maps), -(-y.size // at_once(xp, PIECE))))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 

@@ -62,7 +62,7 @@ from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import tiles
 from tinyfcn.ops.conv import Geometry
 from tinyfcn.ops.tiles import Block
-from tinyfcn.parallel import cut, each, parallel, workers
+from tinyfcn.parallel import map_queue, map_shares, split_evenly, workers
 
 MANY_KERNELS = 1 << 13  # from which on it is worth waking threads up for their spectra
 
@@ -122,15 +122,15 @@ def weight_gradient(
     # Threads share the blocks of a large map. With many channels on a small one, dU is the larger part of the memory, and
     # threads share the filters: then there is one sum and not one for each thread.
     if 0 < 64 * tiles.count(blocks) < c_out * c_in:
-        pieces = [(blocks, filters) for filters in cut(c_out, workers(xp))]
+        pieces = [(blocks, filters) for filters in split_evenly(c_out, workers(xp))]
     else:
-        pieces = [(blocks[share], slice(0, c_out)) for share in cut(len(blocks), workers(xp))]
+        pieces = [(blocks[share], slice(0, c_out)) for share in split_evenly(len(blocks), workers(xp))]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
         return [gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
 
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    found = chain.from_iterable(parallel(xp, work, pieces))
+    found = chain.from_iterable(map_shares(xp, work, pieces))
     for (_, filters), (dw, db) in zip(pieces, found, strict=True):
         dweight[filters] += dw
         dbias[filters] += db
@@ -157,7 +157,7 @@ def correlate(
                 m[POINT_ONE, POINT_ONE] += bias
             tiles.write(a_t, m, y, block, relu, buffers)
 
-    each(xp, work, blocks)
+    map_queue(xp, work, blocks)
 
 
 def gradient_of_filters(
@@ -196,7 +196,7 @@ def kernel_spectra(weight: Array) -> Array:
             kernels = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
             xp.matmul(both, kernels, out=u[:, channels.start * c_out : channels.stop * c_out])
 
-    parallel(xp, work, cut(c_in, workers(xp) if c_in * c_out > MANY_KERNELS else 1))
+    map_shares(xp, work, split_evenly(c_in, workers(xp) if c_in * c_out > MANY_KERNELS else 1))
     return u.reshape(36, c_in, c_out)
 
 
