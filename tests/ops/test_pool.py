@@ -184,7 +184,7 @@ def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     dy = abs(draw(*y.shape)) + 1
     expected = ops.max_pool2d_backward(dy, cache)
     monkeypatch.setattr(pool, "zeros_hwnc", remember)
-    monkeypatch.setattr(pool, "each", one_by_one)
+    monkeypatch.setattr(pool, "map_queue", one_by_one)
     np.testing.assert_array_equal(ops.max_pool2d_backward(dy, cache), expected)
     assert len(arrays) == 1
 

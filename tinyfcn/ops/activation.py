@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module
+from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.ops import _check
 from tinyfcn.parallel import in_pieces
 
