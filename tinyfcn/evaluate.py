@@ -19,7 +19,7 @@ from tinyfcn.trainer import (
 
 def parser() -> command.Parser:
     parse = command.Parser(
-        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU a class."
+        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU per class."
     )
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')

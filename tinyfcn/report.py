@@ -73,7 +73,7 @@ def report(metrics: dict[str, Any]) -> str:
     lines = [f"{'':24}{'this net':>10}{'one class':>11}    (one class: the most frequent one everywhere)"]
     for name in SCORES:
         lines.append(f"{name.replace('_', ' '):24}{metrics[name]:10.3f}{metrics['constant_baseline'][name]:11.3f}")
-    lines += ["", f"{'IU a class':24}"]
+    lines += ["", f"{'IU per class':24}"]
     for name, value in metrics["iou"].items():
         lines.append(f"  {name:22}" + ("  not in the labels" if value is None else f"{value:10.3f}"))
     return "\n".join(lines)

@@ -255,7 +255,7 @@ def _refuse_others(path: Path | str, content: Content, known: Iterable[str], kin
     """A network with more layers is another one, such as VGG19."""
     others = sorted(content.tensors.keys() - set(known))
     if others:
-        raise InputError(f"{path}: has {others[0]}, which {kind.__name__} has not: another network?")
+        raise InputError(f"{path}: has {others[0]}, which is not part of {kind.__name__}: is it another network?")
 
 
 def _fit(
