@@ -6,9 +6,13 @@ A table that reports runs stands below a comment that names, row by row, the fil
 
 import json
 import re
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from tinyfcn import train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "data" / "results").glob("*.json"))}
@@ -66,6 +70,17 @@ def test_a_result_says_how_to_get_it_again(name):
     assert result["seconds"] > 0 and result["step"] > 0 and ("NumPy" in result["machine"] or "CuPy" in result["machine"])
     labelled = [value for value in result["iou"].values() if value is not None]
     assert sum(labelled) / len(labelled) == pytest.approx(result["scores"]["mean_iou"])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_command_still_means_what_it_meant(name, monkeypatch):
+    """Recipes and defaults may change: then a result is of another run than its command makes, and must be made anew."""
+    arguments = shlex.split(RUNS[name]["command"])[3:]
+    given = {option: value for option, value in vars(train.parser().parse_args(arguments)).items() if option != "out"}
+    monkeypatch.setattr(train, "identify", lambda path: path)
+    monkeypatch.setattr(train, "sizes_of", lambda source: {"width": 1.0})  # VGG16's convolutions
+    options = json.loads(json.dumps(asdict(train._config({}, given))))
+    assert {option: options[option] for option in RUNS[name]["options"]} == RUNS[name]["options"]
 
 
 def test_each_command_of_the_documentation_that_made_a_run_stands_in_its_file():

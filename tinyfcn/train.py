@@ -27,9 +27,9 @@ from tinyfcn.sources import identify
 from tinyfcn.training import Run
 
 DESCRIPTION = """\
-Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, about a minute and a half on one core.
+Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, two or three minutes on two cores.
 
-  python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --init vgg16.h5 --hidden 512 --epochs 20
+  python -m tinyfcn.train --data VOCdevkit/VOC2012 --subset 200 --init vgg16_notop.h5 --hidden 512 --epochs 20
   python -m tinyfcn.train --model fcn32s --out runs/32s
   python -m tinyfcn.train --model fcn16s --from runs/32s       stage by stage, all else as in that run
   python -m tinyfcn.train --resume runs/32s                    go on with a run that was interrupted
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
     data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
-    data.add_argument("--batch-size", type=integer, metavar="N", help=f"images a step (default {default.batch_size})")
+    data.add_argument("--batch-size", type=integer, metavar="N", help=f"images per step (default {default.batch_size})")
 
     model = parse.add_argument_group("network")
     model.add_argument("--model", choices=FCNS, help=f"(default {default.model})")

@@ -1,6 +1,7 @@
 """Keep a run's result: `python data/results/record.py RUN NAME` writes NAME.json beside this file.
 
-One file a run: the command, the commit, the machine, the seconds, the scores, the baseline's, and IU a class. With
+One file per run: the command and all options that it came to, the commit, the machine, the seconds, the scores, the
+baseline's, and IU per class. With
 `--evaluation NAME` the scores are those that `python -m tinyfcn.evaluate` wrote into RUN/evaluation-NAME.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from tinyfcn.metrics import SCORES
 
 HERE = Path(__file__).parent
+PLACES = ("data", "init", "from_run", "device", "command")  # options that differ from machine to machine, and the command
 
 
 def main() -> None:
@@ -28,6 +30,7 @@ def main() -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True)
     result = {
         "command": config["command"],
+        "options": {name: value for name, value in config.items() if name not in PLACES},
         "commit": options.commit or head.stdout.strip(),
         "machine": trained["machine"],
         "seconds": trained["seconds"],

@@ -76,7 +76,7 @@ def test_the_description_is_in_the_metadata(tmp_path, suffix):
 def test_types_that_numpy_lacks_are_named(tmp_path, dtype):
     size = 4 if dtype == "BF16" else 2
     safetensors(tmp_path / "x", {"w": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}, bytes(size))
-    refused(tmp_path / "x", f"w is {dtype}, which NumPy has not")
+    refused(tmp_path / "x", f"w is {dtype}, which NumPy does not have")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def lie(**change):
         (lie(dims=[1 << 40]), r"k has shape \(4, 3, 3, 3, 1099511627776\), but 108 values"),
         (lie(dims=[-1, -1]), "k has shape"),
         (lie(raw_data=b"12345"), "but 1.25 values"),
-        (lie(data_type=16), "k is bfloat16, which NumPy has not"),
+        (lie(data_type=16), "k is bfloat16, which NumPy does not have"),
         (lie(data_location=1), "k has its values in another file"),
     ],
 )

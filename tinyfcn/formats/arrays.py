@@ -40,7 +40,7 @@ def read_safetensors(path: Path) -> Content:
         if name == "__metadata__":
             continue
         if about["dtype"] not in DTYPES:
-            raise InputError(f"{name} is {about['dtype']}, which NumPy has not: save it as F32")
+            raise InputError(f"{name} is {about['dtype']}, which NumPy does not have: save it as F32")
         shape, dtype = tuple(about["shape"]), np.dtype(DTYPES[about["dtype"]])
         # By hand, since the package maps the file into memory and copies from there, which takes twice the memory.
         tensors[name] = Tensor(shape, dtype, partial(values_at, path, shape, dtype, 8 + length + about["data_offsets"][0]))

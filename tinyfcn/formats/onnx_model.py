@@ -83,7 +83,7 @@ def _tensor(onnx: Any, path: Path, name: str, proto: Any) -> Tensor | None:
         )
     if proto.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
         if proto.data_type == onnx.TensorProto.BFLOAT16:
-            raise InputError(f"{name} is bfloat16, which NumPy has not: save it as float32")
+            raise InputError(f"{name} is bfloat16, which NumPy does not have: save it as float32")
         return None
     shape, dtype = tuple(proto.dims), np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.data_type))
     values = max(len(proto.float_data), len(proto.double_data), len(proto.int32_data))

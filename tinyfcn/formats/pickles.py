@@ -91,7 +91,7 @@ def read_legacy(path: Path) -> Content:
     position = stream.tell()
     for key in keys:
         if type(key) is not str or key not in storages or key in starts:
-            raise InputError(f"has a storage {key if type(key) is str else '?'}, which its pickle has not, or has it twice")
+            raise InputError(f"has a storage {key if type(key) is str else '?'}, which its pickle does not have, or has twice")
         size = int.from_bytes(_bytes(path, position, 8), "little", signed=True)
         starts[key] = position + 8
         position += 8 + size * storages[key].dtype.itemsize

@@ -168,7 +168,7 @@ def unpickle(stream: BytesIO, storages: dict[str, Storage]) -> Any:
 
 def _named(name: str, stream: BytesIO) -> Name:
     if name.endswith("BFloat16Storage"):
-        raise InputError(f"holds bfloat16 ({name}), which NumPy has not: save it as float32")
+        raise InputError(f"holds bfloat16 ({name}), which NumPy does not have: save it as float32")
     if name not in CALLS and name not in STORAGES:
         whole = MODULES in stream.getvalue()
         hint = "; it is a whole model: where it opens, torch.save(model.state_dict(), 'state.pth')" if whole else ""
