@@ -23,7 +23,6 @@ from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
 from tinyfcn.ops.conv import Geometry
-from tinyfcn.parallel import at_once
 
 SMALL_BYTES = 1 << 18  # columns and weights of fewer bytes are not worth bands, nor threads
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
@@ -128,9 +127,8 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
             return winograd
         if kh * kw >= TAPS_KERNEL and any(geometry.padding):
             return taps
-    if (outputs * len(x) + c_out) * c_in * kh * kw * x.itemsize < at_once(array_module(x), SMALL_BYTES):
-        return conv
-    return columns
+    small = (outputs * len(x) + c_out) * c_in * kh * kw * x.itemsize < SMALL_BYTES
+    return conv if small else columns
 
 
 def window_geometry(
