@@ -268,7 +268,7 @@ for scheme in schemes.SCHEMES:
 
 # %%
 converted = FOLDER / "vgg16.safetensors"
-convert(source, converted, preprocess=None if "preprocessing" in found.description else "torchvision")
+convert(source, converted, preprocessing=None if "preprocessing" in found.description else "torchvision")
 for name, tensor in open_weights(converted).tensors.items():
     if name.startswith(("conv1", "fc")):
         print(f"{name:16} {tensor.dtype} {tensor.shape}")
@@ -604,13 +604,13 @@ anybody["features.0.bias"][:] = 0
 path = FOLDER / "anybody.safetensors"
 safetensors.numpy.save_file(anybody, path)
 message(lambda: convert(path, FOLDER / "out.safetensors"))
-print(convert(path, FOLDER / "out.safetensors", preprocess="caffe").description)
+print(convert(path, FOLDER / "out.safetensors", preprocessing="caffe").description)
 
 # %% [markdown]
 # What was settled once cannot be changed in passing:
 
 # %%
-message(lambda: convert(own, FOLDER / "other.safetensors", preprocess="caffe"))
+message(lambda: convert(own, FOLDER / "other.safetensors", preprocessing="caffe"))
 
 # %% [markdown]
 # And `predict`, `evaluate` and `train` take no file that does not say:

@@ -196,7 +196,7 @@ def test_a_network_whose_upsampling_is_fixed_refuses_learned_weights(tmp_path):
 
 def test_a_file_that_cannot_tell_its_preprocessing_asks(tmp_path, vgg):
     save_file(published.torchvision_vgg16(vgg), tmp_path / "a")
-    with pytest.raises(InputError, match="add --preprocess caffe or torchvision or vgg"):
+    with pytest.raises(InputError, match="add --preprocessing caffe or torchvision or vgg"):
         convert.convert(tmp_path / "a", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -211,7 +211,7 @@ def test_the_published_biases_tell_whose_weights_they_are(tmp_path, publisher):
 
 def test_own_files_keep_their_preprocessing(tmp_path):
     FCN32s(3, WIDTH).save(tmp_path / "a.npz")
-    with pytest.raises(InputError, match="--preprocess caffe does not fit"):
+    with pytest.raises(InputError, match="--preprocessing caffe does not fit"):
         convert.convert(tmp_path / "a.npz", tmp_path / "b.safetensors", "caffe")
     convert.convert(tmp_path / "a.npz", tmp_path / "b.safetensors")
     assert weights.read_description(tmp_path / "b.safetensors") == weights.read_description(tmp_path / "a.npz")
@@ -316,7 +316,7 @@ def test_the_command_warns_that_at_once_looks_alike(tmp_path, call_convert):
         (["a", "no/folder/out.npz"], "cannot be written"),
         (["a", "out.npz", "--at-once"], "--at-once is for a published FCN-8s"),
         (["a", "out.onnx"], "convert it to .safetensors first"),
-        (["a", "out.npz", "--preprocess", "x"], "invalid choice"),
+        (["a", "out.npz", "--preprocessing", "x"], "invalid choice"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, vgg, call_convert, monkeypatch, arguments, message):
@@ -470,7 +470,7 @@ def test_a_file_without_preprocessing_is_not_used_silently(tmp_path, call_conver
     weights.write(tmp_path / "a.npz", net.tensors(), net.description() | {"preprocessing": None})
     with pytest.raises(InputError, match="does not say how its images are prepared"):
         load_network(tmp_path / "a.npz")
-    with pytest.raises(InputError, match="add --preprocess caffe or torchvision"):
+    with pytest.raises(InputError, match="add --preprocessing caffe or torchvision"):
         convert.convert(tmp_path / "a.npz", tmp_path / "b.npz")
     convert.convert(tmp_path / "a.npz", tmp_path / "b.npz", "caffe")
     assert load_network(tmp_path / "b.npz")[0].preprocessing == "caffe"

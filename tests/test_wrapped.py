@@ -31,10 +31,10 @@ def path(tmp_path):
     return tmp_path / "source"  # no suffix: recognised by content
 
 
-def converted(path, params, expected=TRUNK, preprocess="torchvision"):
+def converted(path, params, expected=TRUNK, preprocessing="torchvision"):
     """Convert a file, and compare what came out with what was drawn; returns what was recognised."""
     out = path.with_name("out.safetensors")
-    found = convert.convert(path, out, preprocess)
+    found = convert.convert(path, out, preprocessing)
     tensors = load_file(out)
     assert tensors.keys() == set(expected) and found.description["width"] == WIDTH
     assert all(
@@ -44,10 +44,10 @@ def converted(path, params, expected=TRUNK, preprocess="torchvision"):
     return found
 
 
-def refused(path, message, preprocess="caffe"):
+def refused(path, message, preprocessing="caffe"):
     path.with_name("out.safetensors").unlink(missing_ok=True)
     with pytest.raises(InputError, match=message) as caught:
-        convert.convert(path, path.with_name("out.safetensors"), preprocess)
+        convert.convert(path, path.with_name("out.safetensors"), preprocessing)
     assert str(caught.value).isprintable() and not path.with_name("out.safetensors").exists()
 
 
@@ -257,7 +257,7 @@ def test_keras_s_model_as_a_layer_of_another(path, vgg, names, frozen):
     nested = {names.format(name, *kind): a for name in order for kind, a in zip(kinds, layers[name], strict=True)}
     head = {"dense/kernel:0": np.ones((784, 5), np.float32), "dense/bias:0": np.ones(5, np.float32)}
     legacy(path, {"input_2": {}, "vgg16": nested, "flatten": {}, "dense": head})
-    found = converted(path, vgg, preprocess=None)
+    found = converted(path, vgg, preprocessing=None)
     assert found.description["preprocessing"] == "vgg" and found.unused == ("dense/0", "dense/1")
 
 
@@ -285,7 +285,7 @@ def test_keras_s_newer_files_with_another_head(path, vgg, nested):
     h5py = pytest.importorskip("h5py")
     with h5py.File(path, "w") as file:
         weights_h5(file, vgg, nested)
-    found = converted(path, vgg, preprocess=None)
+    found = converted(path, vgg, preprocessing=None)
     assert found.description["preprocessing"] == "vgg" and found.unused == ("dense/0", "dense/1")
 
 
@@ -299,7 +299,7 @@ def test_keras_s_archive(path, vgg, nested):
         archive.writestr("metadata.json", "{}")
         archive.write(inside, inside.name)
         archive.writestr("config.json", json.dumps({"class_name": "Functional"}))
-    converted(path, vgg, preprocess=None)
+    converted(path, vgg, preprocessing=None)
 
 
 def test_keras_s_fully_connected_layers_of_another_size(path):
@@ -308,7 +308,7 @@ def test_keras_s_fully_connected_layers_of_another_size(path):
     shapes = VGG16.shapes(4, WIDTH, hidden=24)
     params |= {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items() if name not in TRUNK}
     legacy(path, {name: {f"{name}/kernel": k, f"{name}/bias": b} for name, (k, b) in keras_layers(params).items()})
-    assert converted(path, params, params, preprocess=None).description["hidden"] == 24
+    assert converted(path, params, params, preprocessing=None).description["hidden"] == 24
 
 
 # Other copies of VGG's weights
@@ -322,7 +322,7 @@ def frossard(params):
 
 def test_vgg16_weights_npz_takes_rgb_and_is_turned(path, vgg):
     np.savez(path.open("wb"), **frossard(vgg))
-    found = converted(path, vgg, vgg, preprocess=None)
+    found = converted(path, vgg, vgg, preprocessing=None)
     assert found.description["preprocessing"] == "vgg" and found.title.endswith(
         "by Davi Frossard, conv1_1 turned from RGB to BGR"
     )
@@ -453,7 +453,7 @@ def test_an_onnx_model_with_images_n_h_w_c_and_a_foreign_head(path, vgg, onnx):
     model.node("Mul", model.constant(np.ones(5, np.float32), "batch_normalization/mul"))
     model.save(path, ["N", 224, 224, 3])
     assert converted(path, vgg).unused == ("dense/MatMul", "batch_normalization/mul")
-    refused(path, "does not say how its images are prepared", preprocess=None)
+    refused(path, "does not say how its images are prepared", preprocessing=None)
 
 
 def test_an_onnx_model_in_which_other_heads_branch_off(path, vgg, onnx):
@@ -617,7 +617,7 @@ def test_a_normalised_head_is_no_normalised_trunk(path, vgg):
     with h5py.File(path, "w") as file:
         weights_h5(file, vgg, "functional")
         numbered(file, 2 * [("batch_normalization", 4 * [np.ones(5, np.float32)])], "")
-    converted(path, vgg, preprocess=None)
+    converted(path, vgg, preprocessing=None)
 
 
 # What holds more than tensors, and what is damaged
@@ -663,7 +663,7 @@ def test_deep_dicts_are_refused(path):
 def test_the_command_says_what_was_found_and_what_was_not_used(path, vgg, call_convert):
     WRITE["pth"](path, with_head(vgg, **{f"head__{k}__weight": (2, 2) for k in range(10)}))
     out = path.with_name("out.safetensors")
-    status, text, _ = call_convert(path, out, "--preprocess", "torchvision")
+    status, text, _ = call_convert(path, out, "--preprocessing", "torchvision")
     assert status == 0
     assert "VGG16's 13 convolutions, layers named as by torchvision, 26 tensors, width 0.03125, " in text
     assert "without fc6, fc7 and the classifier\n" in text
@@ -684,5 +684,5 @@ def test_the_command_says_how_many_channels_fc6_has_where_they_are_others(path, 
     ):
         tensors[f"classifier.{name}"] = np.ones(shape, np.float32)
     save_file(tensors, path)
-    status, text, _ = call_convert(path, path.with_name("out.npz"), "--preprocess", "torchvision")
+    status, text, _ = call_convert(path, path.with_name("out.npz"), "--preprocessing", "torchvision")
     assert status == 0 and "width 0.03125, fc6 and fc7 of 20 channels, 3 classes" in text and "not used" not in text

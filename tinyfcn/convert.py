@@ -45,7 +45,12 @@ def parser() -> command.Parser:
     )
     parse.add_argument("source", type=Path, metavar="SOURCE", help="a file of weights, or a run's folder (its best checkpoint)")
     parse.add_argument("out", type=Path, metavar="OUT", help="NAME.safetensors, NAME.npz or NAME.onnx")
-    parse.add_argument("--preprocess", choices=PREPROCESSING, help="how its images are prepared, where SOURCE cannot tell")
+    parse.add_argument(
+        "--preprocessing",
+        "--preprocess",  # as it was called once
+        choices=PREPROCESSING,
+        help="how its images are prepared, where SOURCE cannot tell",
+    )
     parse.add_argument(
         "--at-once", action="store_true", help="SOURCE is FCN-8s trained at once, whose PyTorch file looks like FCN-8s's"
     )
@@ -54,12 +59,12 @@ def parser() -> command.Parser:
 
 def main() -> None:
     options = parser().parse_args()
-    source = convert(options.source, options.out, options.preprocess, options.at_once, progress=True)
+    source = convert(options.source, options.out, options.preprocessing, options.at_once, progress=True)
     about = source.description
     print(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {_head(source)}")
     if source.unused:
         print(f"not used: {weights.listed(source.unused)}")
-    print(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocess else ""))
+    print(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocessing else ""))
     if about["model"] == FCN8s.__name__ and not source.own:
         print("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
     print(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
@@ -78,11 +83,11 @@ def _head(source: Source) -> str:
 
 
 def convert(
-    source: Path | str, out: Path | str, preprocess: str | None = None, at_once: bool = False, progress: bool = False
+    source: Path | str, out: Path | str, preprocessing: str | None = None, at_once: bool = False, progress: bool = False
 ) -> Source:
     """Read SOURCE and write OUT, tensor by tensor; returns what was recognised, with its description.
 
-    `preprocess` says how images are prepared where the file cannot tell, `at_once` that an FCN-8s is one trained at once.
+    `preprocessing` says how images are prepared where the file cannot tell, `at_once` that an FCN-8s is one trained at once.
     Raises InputError, and leaves no partial file, where SOURCE is not understood or damaged, or OUT cannot be written.
     """
     source, out = Path(source), Path(out)
@@ -92,7 +97,7 @@ def convert(
     if out.suffix not in (".safetensors", ".npz", ".onnx"):
         raise InputError(f"{out}: OUT must end in .safetensors, .npz or .onnx")
     found = identify(file)
-    found = found._replace(description=_described(file, found, preprocess, at_once))
+    found = found._replace(description=_described(file, found, preprocessing, at_once))
     if out.suffix == ".onnx":
         if not found.own:
             raise InputError(f"{file}: convert it to .safetensors first, and that to .onnx")
@@ -114,13 +119,13 @@ def convert(
     return found
 
 
-def _described(file: Path, found: Source, preprocess: str | None, at_once: bool) -> dict[str, Any]:
+def _described(file: Path, found: Source, preprocessing: str | None, at_once: bool) -> dict[str, Any]:
     """The description to write: what was recognised, and what only the user can tell."""
     about = dict(found.description)
     stated = about.get("preprocessing")
     # What a foreign file's names suggest, a user may know better: somebody may have trained on under the same names.
-    known = stated if found.own or not preprocess else None
-    about["preprocessing"] = settle_preprocessing(file, known, preprocess, "--preprocess")
+    known = stated if found.own or not preprocessing else None
+    about["preprocessing"] = settle_preprocessing(file, known, preprocessing)
     if at_once:
         if found.model not in (FCN8s.__name__, FCN8sAtOnce.__name__) or (found.own and found.model == FCN8s.__name__):
             raise InputError(f"{file}: --at-once is for a published FCN-8s, this is {found.title}")

@@ -37,7 +37,7 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
             f"{path}: holds {source.model}, a classifier; train an FCN from it: python -m tinyfcn.train --init {path}"
         )
     if description.get("preprocessing") is None:
-        raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocess")
+        raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocessing")
     options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
     options |= {"hidden": description.get("hidden"), "skip_scales": description.get("scales")}
     net = FCN_CLASSES[source.model](**options, xp=open_device(device))

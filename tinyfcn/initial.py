@@ -55,7 +55,7 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, mea
     elif any(scale != net.skip_scales.get(skip, 1.0) for skip, scale in theirs.items()):
         raise InputError(f"{path} holds an {source.model}, whose skips have other scales than those of this network")
     stated = about.get("preprocessing") if source.own or not preprocessing else None
-    net.preprocessing = settle_preprocessing(path, stated, preprocessing, "--preprocessing")
+    net.preprocessing = settle_preprocessing(path, stated, preprocessing)
     tensors = {name: tensor.read() for name, tensor in source.tensors.items()}
     report = net.assign(tensors, {"preprocessing": net.preprocessing}, source=path, partial=True)
     trained = {layer for name in report.loaded if (layer := layer_of(name)) not in net.class_layers}

@@ -135,15 +135,15 @@ def _own(path: Path | str, content: Content) -> Source:
     return Source(f"{kind.__name__} of this package", kind.__name__, tensors, about, own=True)
 
 
-def settle_preprocessing(path: Path | str, stated: str | None, given: str | None, option: str) -> str:
-    """How images are prepared, by what a file says and what a user says with `option`; raises InputError where neither does."""
+def settle_preprocessing(path: Path | str, stated: str | None, given: str | None) -> str:
+    """How images are prepared, by what a file says and what a user says; raises InputError where neither does."""
     if stated is None and given is None:
         raise InputError(
-            f"{path} does not say how its images are prepared; add {option} {' or '.join(PREPROCESSING)} "
+            f"{path} does not say how its images are prepared; add --preprocessing {' or '.join(PREPROCESSING)} "
             "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras)"
         )
     if stated and given and stated != given:
-        raise InputError(f"{path} takes images prepared as for {stated}; {option} {given} does not fit it")
+        raise InputError(f"{path} takes images prepared as for {stated}; --preprocessing {given} does not fit it")
     return stated or given or ""
 
 
