@@ -106,7 +106,7 @@ class ConfusionMatrix:
         """What predicting the most frequent class at every pixel would have scored on the same labels."""
         baseline = ConfusionMatrix(self.num_classes, self.ignore_index)
         pixels = self.counts.sum(axis=1)
-        baseline.counts[:, pixels.argmax()] = pixels
+        baseline.counts[:, np.argmax(pixels)] = pixels
         return baseline
 
     @property
@@ -115,7 +115,7 @@ class ConfusionMatrix:
         return present
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole else float("nan")
 
 
