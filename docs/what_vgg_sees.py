@@ -20,14 +20,14 @@ from boxes import Box, cut, enlarge, inside, read_boxes
 from drawing import PHOTOGRAPHS, collage, draw
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tinyfcn import bench, command, ops
+from tinyfcn import command, ops
+from tinyfcn.bench.__main__ import machine
+from tinyfcn.convert.identify import identify
 from tinyfcn.data import normalise, read_image
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16
-from tinyfcn.models.backbone import trunk_forward
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import Adam, poly
-from tinyfcn.sources import identify
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
@@ -54,7 +54,7 @@ def load_trunk(path: Path) -> VGG16:
 def conv5_3(net: VGG16, images: np.ndarray) -> np.ndarray:
     """What the last convolution makes of images (N, H, W, 3) uint8: maps (N, 512, H / 16, W / 16)."""
     first_four = VGG._replace(blocks=VGG.blocks[:4])
-    x = trunk_forward(net, first_four, normalise(images, net.preprocessing), first_padding=1)[-1]
+    x = first_four.forward(net, normalise(images, net.preprocessing), first_padding=1)[-1]
     for conv in VGG.blocks[4].convs:
         x = net.conv(conv.name, x, padding=conv.padding, relu=True)
     return x
@@ -186,7 +186,7 @@ def main() -> None:
         photograph = read_image(options.boxes / "JPEGImages" / file)
         pointed += point(net, head, photograph, [box for box in boxes if box.file == file])
     results = {"command": "python docs/what_vgg_sees.py --weights VGG16_FILE --boxes FOLDER"}
-    results |= {key: bench.machine(np)[key] for key in ("cpu", "device", "python")}
+    results |= {key: machine(np)[key] for key in ("cpu", "device", "python")}
     results |= learned | located | {"pointing": tally(pointed), "race": race(net, head, image)}
     results |= {"seconds": time.perf_counter() - started[0], "CPU seconds": time.process_time() - started[1]}
     text = json.dumps(results, indent=1, default=lambda number: number.item())

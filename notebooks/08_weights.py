@@ -50,8 +50,9 @@ import numpy as np
 import safetensors.numpy
 from lesson import BLACK, BLUE, COLOURS, GREEN, ORANGE, RED, attempt, show_source
 
-from tinyfcn import ops, schemes, sources, weights
-from tinyfcn.convert import convert
+from tinyfcn import ops, weights
+from tinyfcn.convert import convert, schemes
+from tinyfcn.convert.identify import identify
 from tinyfcn.data import IGNORE, PREPROCESSING, Shapes, normalise
 from tinyfcn.data.loader import make_batch
 from tinyfcn.errors import InputError
@@ -138,7 +139,7 @@ for name, tensor in list(content.tensors.items())[:4] + list(content.tensors.ite
 # **Predict.** Thirteen convolutions, three fully connected layers. Where are most of the numbers?
 
 # %%
-found = sources.identify(source)
+found = identify(source)
 sizes = {
     name.removesuffix(".weight"): np.prod(tensor.shape)
     for name, tensor in found.tensors.items()

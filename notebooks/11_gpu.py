@@ -48,7 +48,7 @@ from lesson import BLUE, GREEN, ORANGE, PINK, RED, SKY, attempt, show_source
 
 from tinyfcn import ops, parallel
 from tinyfcn.backend import empty_hwnc
-from tinyfcn.contenders import CLASSES, arithmetic, map_sizes
+from tinyfcn.bench.contenders import CLASSES, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import winograd
 from tinyfcn.optim import SGD

@@ -18,7 +18,8 @@ def device(request):
 @pytest.fixture
 def call_convert(capsys, monkeypatch):
     """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""
-    from tinyfcn import command, convert
+    from tinyfcn import command
+    from tinyfcn.convert import __main__ as convert
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])

@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from tinyfcn import bench, command, contenders, ops, parallel, stopwatch
-from tinyfcn.contenders import CLASSES, COLUMNS, JOBS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, arithmetic, map_sizes
+from tinyfcn import command, ops, parallel
+from tinyfcn.bench import __main__ as bench
+from tinyfcn.bench import contenders, timing
+from tinyfcn.bench.contenders import CLASSES, COLUMNS, JOBS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, arithmetic, map_sizes
 from tinyfcn.models import FCN8s
 
 BY_HAND = """\
@@ -31,9 +33,9 @@ def quick(monkeypatch):
     """As little as can be timed."""
     monkeypatch.setattr(bench, "PRODUCT", 64)
     monkeypatch.setattr(bench, "COPY", 64)
-    monkeypatch.setattr(stopwatch, "CALL_SECONDS", 0.01)
-    monkeypatch.setattr(stopwatch, "WARM_UPS", 1)
-    monkeypatch.setattr(stopwatch, "PAUSE", 0)
+    monkeypatch.setattr(timing, "CALL_SECONDS", 0.01)
+    monkeypatch.setattr(timing, "WARM_UPS", 1)
+    monkeypatch.setattr(timing, "PAUSE", 0)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def call(monkeypatch, capfd):
 @pytest.fixture
 def no_others(monkeypatch):
     """As if neither PyTorch nor ONNX Runtime were installed."""
-    for module in (bench, stopwatch):
+    for module in (bench, timing):
         monkeypatch.setattr(module, "installed", lambda name: name not in NEEDS)
 
 
@@ -209,7 +211,7 @@ def test_a_contender_that_fails_gives_one_line(call, quick, monkeypatch):
 
 
 def test_a_contender_that_is_killed_gives_one_line():
-    with stopwatch.contender(TINYFCN, small("forward", (TINYFCN,))) as ask:
+    with timing.contender(TINYFCN, small("forward", (TINYFCN,))) as ask:
         assert ask()[0] > 0
         (process,) = multiprocessing.active_children()
         process.kill()
@@ -218,8 +220,8 @@ def test_a_contender_that_is_killed_gives_one_line():
 
 
 def test_another_contender_that_fails_is_left_out(quick, monkeypatch, capfd):
-    monkeypatch.setattr(stopwatch, "installed", lambda name: True)
-    (measured,) = stopwatch.measure(Work("a product", "product", (TINYFCN, ONNX), (64,)), 1)
+    monkeypatch.setattr(timing, "installed", lambda name: True)
+    (measured,) = timing.measure(Work("a product", "product", (TINYFCN, ONNX), (64,)), 1)
     assert measured.contender == TINYFCN and measured.arithmetic == 2 * 64**3
     assert capfd.readouterr().err == "left out: ONNX Runtime, a product: KeyError: 'product'\n"
 

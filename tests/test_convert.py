@@ -1,4 +1,4 @@
-"""tinyfcn.convert and tinyfcn.sources: everybody's files of one small network become the same file."""
+"""tinyfcn.convert and tinyfcn.convert.identify: everybody's files of one small network become the same file."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tinyfcn import command, convert, evaluate, predict, train, weights
+from tinyfcn.convert.identify import identify
+from tinyfcn.convert.schemes import FINGERPRINTS
 from tinyfcn.data import VOC_CLASSES
 from tinyfcn.errors import InputError
 from tinyfcn.inference import load_network
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.ops import bilinear_weight
-from tinyfcn.schemes import FINGERPRINTS
-from tinyfcn.sources import identify
 
 WIDTH = 1 / 32
 

@@ -11,8 +11,9 @@ import standin
 from devices import get, put
 from networks import gradient_functions
 
-from tinyfcn import backend, command, contenders, report, stopwatch, train, training
-from tinyfcn.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
+from tinyfcn import backend, command, report, train, training
+from tinyfcn.bench import contenders, timing
+from tinyfcn.bench.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
 from tinyfcn.data import PREPROCESSING, normalise
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.metrics import ConfusionMatrix
@@ -271,7 +272,7 @@ def test_the_benchmark_s_work_is_the_same_on_the_device(xp, task):
     if task != "copy":
         expected, found = (expected, found) if first is None else (expected[first], found[first])
         np.testing.assert_allclose(get(found), expected, rtol=1e-4, atol=1e-4)
-    clock = stopwatch.clock_of(TINYFCN, "gpu")
+    clock = timing.clock_of(TINYFCN, "gpu")
     assert clock.seconds(jobs[1].run, 2) > 0 and clock.memory() > 0
 
 

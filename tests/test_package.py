@@ -40,7 +40,10 @@ def test_the_package_offers_what_people_use():
     "code, absent",
     [
         ("import tinyfcn", "numpy"),
-        *((f"import tinyfcn.{name}", "matplotlib") for name in ("train", "evaluate", "predict", "convert", "bench")),
+        *(
+            (f"import tinyfcn.{name}", "matplotlib")
+            for name in ("train", "evaluate", "predict", "convert.__main__", "bench.__main__")
+        ),
         ("import tinyfcn.ops, tinyfcn.models", "PIL"),
     ],
 )

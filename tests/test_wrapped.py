@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tinyfcn import convert
+from tinyfcn.convert.identify import identify
+from tinyfcn.convert.schemes import CORNER, FINGERPRINTS
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16, FCN8s, FCN32s
-from tinyfcn.schemes import CORNER, FINGERPRINTS
-from tinyfcn.sources import identify
 
 WIDTH = 1 / 32
 CONVS = [conv.name for conv in VGG16.backbone.convs]

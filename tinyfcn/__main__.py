@@ -34,7 +34,8 @@ def _dispatch() -> None:
         print(f"tinyfcn {__version__}")
     elif name in COMMANDS:
         sys.argv = [f"tinyfcn {name}", *arguments]
-        import_module(f"tinyfcn.{name}").main()
+        home = "" if name in ("train", "evaluate", "predict") else ".__main__"  # of a package
+        import_module(f"tinyfcn.{name}{home}").main()
     else:
         raise InputError(f"{name!r} is none of the commands {', '.join(COMMANDS)} (see --help)")
 

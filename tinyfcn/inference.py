@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tinyfcn import plot
 from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn.convert.identify import identify
 from tinyfcn.data import Dataset, normalise, zoomed
 from tinyfcn.data.loader import prefetch
 from tinyfcn.errors import InputError
@@ -17,7 +18,6 @@ from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
 from tinyfcn.report import open_device
 from tinyfcn.run import paths
-from tinyfcn.sources import identify
 
 SHOWN = 4  # images in predictions.png
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyfcn import weights
+from tinyfcn.convert.identify import Source, identify, settle_preprocessing
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN, FCN_CLASSES
 from tinyfcn.models.network import layer_of
-from tinyfcn.sources import Source, identify, settle_preprocessing
 
 
 def sizes_of(source: Source) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfcn import command
+from tinyfcn.convert.identify import identify
 from tinyfcn.data import PREPROCESSING
 from tinyfcn.data.balance import CLASS_WEIGHTS
 from tinyfcn.data.loader import open_dataset
@@ -23,7 +24,6 @@ from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.report import device_line, report
 from tinyfcn.run import Config, paths, read_config
-from tinyfcn.sources import identify
 from tinyfcn.training import Run
 
 DESCRIPTION = """\

@@ -13,10 +13,10 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from tinyfcn.convert import convert  # noqa: E402
+from tinyfcn.convert.onnx import write_onnx  # noqa: E402
 from tinyfcn.data import normalise, read_image  # noqa: E402
 from tinyfcn.inference import load_network  # noqa: E402
 from tinyfcn.models import FCNS, VGG16, AlexNet, FCN8s, FCN32s  # noqa: E402
-from tinyfcn.onnx_file import write_onnx  # noqa: E402
 
 WIDTH = 1 / 16
 FCN_MODELS = ("fcn32s", "fcn16s", "fcn8s", "fcn8s-atonce")

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyfcn.convert.trunk import Trunk, is_called
 from tinyfcn.formats import Content
 from tinyfcn.models import CLASSIFIERS
-from tinyfcn.trunk import Trunk, is_called
 
 
 class Scheme(NamedTuple):

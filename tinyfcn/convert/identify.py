@@ -1,6 +1,6 @@
 """Whose network is in a file? Names and shapes of the published VGG16s, AlexNets and FCNs, and how they become this package's.
 
-VGG16's convolutions are found by their shapes, see `tinyfcn.trunk`; what their publisher calls them tells which fully connected
+VGG16's convolutions are found by their shapes, see `tinyfcn.convert.trunk`; what their publisher calls them tells which fully connected
 layers belong to them. An AlexNet belongs to the scheme of names, and an FCN to the class, all of whose names a file has, if it
 has no others and all shapes fit. File names say nothing here.
 """
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyfcn.convert.schemes import FC, SCHEMES, Scheme, called_by, names_of, preprocessing, takes_rgb
+from tinyfcn.convert.trunk import Trunk, find_trunk, graph_head, layers, match, parameters
 from tinyfcn.data import PREPROCESSING, VOC_CLASSES
 from tinyfcn.errors import InputError
 from tinyfcn.formats import Content, Tensor, open_weights
@@ -23,8 +25,6 @@ from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, 
 from tinyfcn.models.classifier import Classifier
 from tinyfcn.models.fcn import FCN, LEARN_UPSAMPLING, PADDINGS, is_bilinear
 from tinyfcn.models.network import layer_of
-from tinyfcn.schemes import FC, SCHEMES, Scheme, called_by, names_of, preprocessing, takes_rgb
-from tinyfcn.trunk import Trunk, find_trunk, graph_head, layers, match, parameters
 
 
 class Source(NamedTuple):

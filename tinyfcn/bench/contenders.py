@@ -23,11 +23,11 @@ from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
 from tinyfcn.backend import Array, array_module, choose_device, empty_hwnc, thread_count, to_device
+from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
 from tinyfcn.models.vgg import VGG
-from tinyfcn.onnx_file import write_onnx
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces
 

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command
 from tinyfcn.backend import describe_device, processor_name, thread_count
-from tinyfcn.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.bench.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
-from tinyfcn.stopwatch import Measurement, answers, measure
 
 DESCRIPTION = """\
 Time FCN-8s on this machine: tinyfcn, and PyTorch and ONNX Runtime where they are installed, each in a process of its own.

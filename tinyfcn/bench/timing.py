@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.contenders import COLUMNS, JOBS, SPAWN, TORCH, Work, installed
+from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, TORCH, Work, installed
 from tinyfcn.errors import InputError
 
 try:
