@@ -1,7 +1,7 @@
 """Published weights into this package's files, and those into files for others: `convert(source, out)`.
 
-`identify` finds out what network a file holds, with `trunk`, which finds VGG16's convolutions by their shapes, and `schemes`, which
-knows what publishers call layers; `onnx` writes an FCN for others.
+`identify` finds out what network a file holds, with the help of `trunk`, which finds VGG16's convolutions by their shapes, and of
+`schemes`, which knows what publishers call layers; `onnx` writes an FCN for others.
 """
 
 from __future__ import annotations
