@@ -1,8 +1,8 @@
 """Whose network is in a file? Names and shapes of the published VGG16s, AlexNets and FCNs, and how they become this package's.
 
 VGG16's convolutions are found by their shapes, see `tinyfcn.convert.trunk`; what their publisher calls them tells which fully
-connected layers belong to them. An AlexNet belongs to the scheme of names, and an FCN to the class, all of whose names a file has, if it
-has no others and all shapes fit. File names say nothing here.
+connected layers belong to them. An AlexNet belongs to the scheme of names, and an FCN to the class, all of whose names a file
+has, if it has no others and all shapes fit. File names say nothing here.
 """
 
 from __future__ import annotations
