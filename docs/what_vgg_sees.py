@@ -80,7 +80,7 @@ def train_head(x: np.ndarray, labels: np.ndarray, steps: int = 100, batch: int =
         scores, cache = ops.linear_forward(x[drawn] / scale, *head.values())
         _, loss_cache = ops.softmax_cross_entropy_forward(scores, labels[drawn])
         _, *gradients = ops.linear_backward(ops.softmax_cross_entropy_backward(1, loss_cache), cache)
-        optimiser.step(head, dict(zip(head, gradients, strict=True)), factor=poly(step / steps))
+        optimiser.step(head, dict(zip(head, gradients, strict=True)), lr_factor=poly(step / steps))
     return head | {"fc.weight": head["fc.weight"] / scale}
 
 

@@ -213,7 +213,7 @@ print(VGG16.backbone.map_sizes(first_padding=1, fc6_padding=0, side=416))
 #
 # ## The heat map keeps position
 #
-# Random weights identify nothing. So we train a classifier: five blocks like VGG's but with one
+# Random weights recognise nothing. So we train a classifier: five blocks like VGG's but with one
 # convolution each, for images of 96x96. Five poolings leave 3x3 units for fc6.
 
 # %%

@@ -581,7 +581,7 @@ direct, at_once = like_vgg(FCN8s), like_vgg(FCN8sAtOnce)
 net.predict(x)  # no longer in training
 for name, each in ("as trained", net), ("like VGG", direct):
     print(f"{name:11}", {feature: round(size, 1) for feature, size in feature_sizes(each).items()})
-print(f"{'at once':11}", at_once.scales)
+print(f"{'at once':11}", at_once.skip_scales)
 assert np.isclose(feature_sizes(direct)["conv7"], feature_sizes(net)["conv7"], rtol=1e-3)  # the trunk computes what it did
 
 # %% [markdown]

@@ -503,7 +503,7 @@ trained, optimiser = FCN8s(7, config.width, "same", dropout=0.0), build_optimise
 for step in range(config.steps):
     pixels, labels = make_batch(dataset, config, step)
     x = normalise(pixels, "torchvision")
-    train_step(trained, optimiser, x, labels, factor=1 - step / config.steps)
+    train_step(trained, optimiser, x, labels, lr_factor=1 - step / config.steps)
 
 # %%
 mean, std = (np.array(values, np.float32)[:, None, None] for values in PREPROCESSING["torchvision"][2:])

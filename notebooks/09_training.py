@@ -18,7 +18,7 @@
 # - check a new network in a minute: its first loss, and one batch learned by heart,
 # - train FCN-32s, 16s and 8s stage by stage, and say what each skip gains,
 # - read four scores beside the score of an answer without any network,
-# - identify a rate that is too high, a crop that is off, contours that count and a set that is too small, by
+# - recognise a rate that is too high, a crop that is off, contours that count and a set that is too small, by
 #   their curves, pictures or scores,
 # - start a run on photographs of your own, and know beforehand how long it takes.
 #
@@ -76,7 +76,7 @@ def new_net(config, start=None):
 
 
 def train(config, start=None, dataset=TRAIN, watch=None, every=50):
-    """The trainer's loop without its files: returns the network and the loss of each step."""
+    """The loop of `tinyfcn/training.py` without its files: returns the network and the loss of each step."""
     net, optimiser, losses = new_net(config, start), build_optimiser(config), []
     for step in range(config.steps):
         pixels, labels = make_batch(dataset, config, step)

@@ -231,7 +231,8 @@ show_source(columns.forward)
 
 # %% [markdown]
 # Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix, which
-# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `map_queue` deals the bands out to threads: more on it below.
+# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C).
+# `map_queue` deals the bands out to threads: more on it below.
 #
 # **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
 # with much smaller and much larger bands?
@@ -594,7 +595,7 @@ for name, took in fastest(calls).items():
 # - band by band, so that spectra stay in the cache, and on threads.
 
 # %%
-show_source(winograd.correlate)
+show_source(winograd.correlate, tiles.spectra)
 
 # %% [markdown]
 # ## Where do the transforms' costs go?

@@ -277,6 +277,7 @@ NAMES = {
     "im2col": "im2col",
     "_patch": "im2col",
     "col2im": "col2im",
+    "forward": "products of fc6, fc7, scores, conv1_1",
     "max_pool2d_forward": "pooling",
     "max_pool2d_backward": "pooling, backward",
     "softmax_cross_entropy_forward": "loss and its gradient",

@@ -307,7 +307,7 @@ def _unique_bytes(x: Any) -> int:
 def _who() -> tuple[str, str, str]:
     """Layer, phase and innermost function of tinyfcn.ops that are at work, from the call stack."""
     layer = phase = function = ""
-    backward = False
+    backward = border = False
     frame = sys._getframe(2)
     while frame is not None:
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
@@ -319,6 +319,7 @@ def _who() -> tuple[str, str, str]:
             backward = True
             if not phase and name == "conv2d_backward":
                 phase = "input gradient"
+        border = border or module == "tinyfcn.models.border"
         if module == "tinyfcn.optim" and name == "update":
             layer, phase = frame.f_locals["name"].split(".")[0], "update"
         elif module == "tinyfcn.ops.loss" and not layer:
@@ -326,6 +327,6 @@ def _who() -> tuple[str, str, str]:
         elif module.startswith("tinyfcn.models") and not layer and isinstance(frame.f_locals.get("name"), str):
             layer = frame.f_locals["name"]
         elif module == "tinyfcn.models.backbone" and name == "backward" and not layer:
-            layer = "skips"
+            layer = f"pool{frame.f_locals['number']}.stretch" if border else "skips"
         frame = frame.f_back
     return layer, phase or ("backward" if backward else "forward"), function

@@ -15,6 +15,7 @@ COMMANDS = {
     "convert": "turn a file of weights into one of this package, or an FCN into an ONNX model",
     "bench": "time this machine, beside PyTorch and ONNX Runtime",
 }
+PACKAGES = ("convert", "bench")
 USAGE = "\n".join(
     [
         "usage: tinyfcn COMMAND ...",
@@ -34,8 +35,7 @@ def _dispatch() -> None:
         print(f"tinyfcn {__version__}")
     elif name in COMMANDS:
         sys.argv = [f"tinyfcn {name}", *arguments]
-        home = "" if name in ("train", "evaluate", "predict") else ".__main__"  # of a package
-        import_module(f"tinyfcn.{name}{home}").main()
+        import_module(f"tinyfcn.{name}.__main__" if name in PACKAGES else f"tinyfcn.{name}").main()
     else:
         raise InputError(f"{name!r} is none of the commands {', '.join(COMMANDS)} (see --help)")
 

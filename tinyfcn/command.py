@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
-
-from tqdm import tqdm
+from collections.abc import Callable
+from typing import NoReturn
 
 from tinyfcn.errors import InputError, one_line
 
@@ -70,22 +66,3 @@ def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str]
 
     parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
     return parse
-
-
-@contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back, so that a step is done whole; the function given tells whether it came. A second one acts at once."""
-    came = False
-
-    def hold(_signal: int, _frame: Any) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-        tqdm.write("stopping after this step")
-
-    previous = signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: came
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tinyfcn import command, ops, plot, weights
+from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, to_device, to_host
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights
@@ -133,9 +136,9 @@ class Run:
     @property
     def megabytes(self) -> float:
         """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
-        weights: int = sum(p.nbytes for p in self.net.params.values())
+        every: int = sum(p.nbytes for p in self.net.params.values())
         trainable: int = sum(p.nbytes for p in self.net.trainable().values())
-        return (2 * weights + self.optimiser.moments * trainable) / 1e6
+        return (2 * every + self.optimiser.moments * trainable) / 1e6
 
     def write_settings(self) -> None:
         """Write what decides the run into its folder."""
@@ -188,11 +191,12 @@ class Run:
         if self.class_weights is not None:
             class_weight = to_device(np.array(list(self.class_weights.values()), self.net.dtype), self.net.xp)
         losses: list[Array] = []
-        self.started = reported = time.perf_counter()
+        self.started = clock = time.perf_counter()
+        images = 0  # since then
         with (
             Log(self.paths.log, self.step) as log,
             tqdm(total=config.steps, initial=self.step, unit="step") as bar,
-            command.deferred_interrupt() as interrupted,
+            deferred_interrupt() as interrupted,
         ):
             for pixels, labels in batches:
                 if interrupted():
@@ -200,21 +204,23 @@ class Run:
                     raise KeyboardInterrupt
                 lr_factor = SCHEDULES[config.schedule](self.step / config.steps)
                 losses.append(self._train_step(pixels, labels, lr_factor, class_weight))
+                images += len(pixels)
                 bar.update()
                 if self.step % REPORT_EVERY and self.step not in evaluate_at:
                     continue
                 loss = float(sum(losses)) / len(losses)  # a GPU is waited for here
                 if not math.isfinite(loss):
                     raise InputError(f"the loss is {loss} at step {self.step}: training diverged; lower --lr")
-                speed = len(losses) * config.batch_size / (time.perf_counter() - reported)
+                losses.clear()
+                speed = images / (time.perf_counter() - clock)
                 bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
                 row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
                 if self.step in evaluate_at:
                     scores = self._evaluate()
                     row |= scores
                     bar.write(f"step {self.step}: " + describe(scores))
+                    clock, images = time.perf_counter(), 0  # the clock stops for evaluation
                 log.write(row)
-                losses, reported = [], time.perf_counter()
         self.finish()
 
     def _train_step(self, pixels: np.ndarray, labels: np.ndarray, lr_factor: float, class_weight: Array | None) -> Array:
@@ -248,3 +254,22 @@ class Run:
         plot.curves(self.paths.log, self.paths.curves)
         self.net.load(self.paths.best)
         plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.zoom, self.config.max_side)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back, so that a step is done whole; the function given tells whether it came. A second one acts at once."""
+    came = False
+
+    def hold(_signal: int, _frame: Any) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+        tqdm.write("stopping after this step")
+
+    previous = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -109,7 +109,7 @@ def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, ta
     ids=str,
 )
 def test_large_kernels_that_hang_over_the_border_go_this_way(taken, kernel, options, goes):
-    x, weight = draw(1, 3, 13, 14), draw(4, 3, *kernel)
+    x, weight = draw(1, 16, 13, 14), draw(4, 16, *kernel)
     for order in np.array, tap_by_tap:  # only shapes matter
         found, _ = ops.conv2d_forward(x, order(weight), **options)
         np.testing.assert_allclose(found, reference.conv2d(x, weight, **options), rtol=1e-11, atol=1e-11)

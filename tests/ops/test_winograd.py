@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
-from tinyfcn.ops import winograd
+from tinyfcn.ops import tiles, winograd
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -282,8 +282,8 @@ def agree_with_expected(found, expected):
 @pytest.mark.parametrize("band", [(1, 48), (1, 1), (1, 4), (36 * 5 * 8 * 7, 48), (36 * 5 * 8 * 7, 5), (1 << 30, 48)], ids=str)
 @pytest.mark.parametrize(("shape", "relu"), [("a large map", False), ("many channels", False), ("many channels", True)])
 def test_blocks_and_threads_change_nothing(monkeypatch, expected, shape, relu, band, threads):
-    monkeypatch.setattr(winograd, "BAND_BYTES", band[0])
-    monkeypatch.setattr(winograd, "BAND_WIDTH", band[1])
+    monkeypatch.setattr(tiles, "BLOCK_BYTES", band[0])
+    monkeypatch.setattr(tiles, "BLOCK_WIDTH", band[1])
     monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     first = passes(**SHAPES[shape], relu=relu)
     agree_with_expected(first, expected[shape, relu])
@@ -293,7 +293,7 @@ def test_blocks_and_threads_change_nothing(monkeypatch, expected, shape, relu, b
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_thread_where_another_is_not_worth_waking_up(monkeypatch, expected, shape):
-    monkeypatch.setattr(winograd, "WORTH_WAKING_BYTES", 1 << 30)
+    monkeypatch.setattr(tiles, "WORTH_WAKING_BYTES", 1 << 30)
     monkeypatch.setenv("TINYFCN_THREADS", "3")
     agree_with_expected(passes(**SHAPES[shape], relu=True), expected[shape, True])
 
@@ -309,7 +309,7 @@ def test_threads_share_the_transform_of_many_kernels(monkeypatch, expected, shap
 @pytest.mark.parametrize("size", [(4, 4), (5, 3), (9, 14), (1, 30)], ids=str)
 def test_memory_is_set_before_it_is_read(monkeypatch, size, band):
     """Scratch arrays are taken once a thread, and used again for blocks of other sizes."""
-    monkeypatch.setattr(winograd, "BAND_BYTES", band)
+    monkeypatch.setattr(tiles, "BLOCK_BYTES", band)
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, np.nan, dtype))
     found = passes(draw(2, 3, *size), draw(4, 3, 3, 3), draw(4), draw(2, 4, *size, seed=1), relu=True)
     assert all(np.isfinite(a).all() for a in found)
@@ -337,7 +337,7 @@ def fail(*arguments, **options):
 def test_plain_never_goes_winograd_s_way(monkeypatch):
     y, cache = ops.conv2d_forward(BIG["x"], BIG["weight"], padding=1)
     monkeypatch.setattr(winograd, "correlate", fail)
-    monkeypatch.setattr(winograd, "correlate_weight_gradient", fail)
+    monkeypatch.setattr(winograd, "weight_gradient", fail)
     for path in None, "fast":
         monkeypatch.delenv("TINYFCN_CONV", raising=False)
         if path is not None:
@@ -364,7 +364,7 @@ def test_plain_never_goes_winograd_s_way(monkeypatch):
 )
 def test_other_kernels_strides_and_dilations_go_the_plain_way(monkeypatch, kernel, options):
     monkeypatch.setattr(winograd, "correlate", fail)
-    monkeypatch.setattr(winograd, "correlate_weight_gradient", fail)
+    monkeypatch.setattr(winograd, "weight_gradient", fail)
     y, cache = ops.conv2d_forward(BIG["x"], draw(4, 5, *kernel), **options)
     ops.conv2d_backward(y, cache)
 

@@ -112,7 +112,7 @@ def test_the_classifier_of_full_width_is_a_convolution_too(tmp_path):
 def test_a_finished_fcn_scores_photographs_as_in_pytorch(tmp_path, model):
     """The structure of the files that are published for PyTorch, at small width: names, shapes, bilinear upsampling."""
     twin = published_fcn(model)
-    torch.save(published_names(twin.state_dict()), tmp_path / "a.pth")
+    torch.save(twin.state_dict(), tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.safetensors", at_once=model == "fcn8s-atonce")
     net, _ = load_network(tmp_path / "b.safetensors")
     assert type(net) is FCNS[model]
@@ -129,8 +129,8 @@ def test_what_is_trained_here_opens_in_pytorch(tmp_path, model):
     net.save(tmp_path / "net.safetensors")
     twin = published_fcn(model)
     state = load_file(tmp_path / "net.safetensors")
-    assert state.keys() == published_names(twin.state_dict()).keys()
-    twin.load_state_dict({name.replace("upscore.", "upscore32."): tensor for name, tensor in state.items()})  # strict
+    assert state.keys() == twin.state_dict().keys()
+    twin.load_state_dict(state)  # strict
     x = images(1, 61, 83)
     close(net.forward(x), answer(twin, x))
 
@@ -143,10 +143,6 @@ def published_fcn(model):
             if not name.startswith("upscore"):
                 p.copy_(torch.randn_like(p) * ((2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.1))
     return twin
-
-
-def published_names(state):
-    return {name.replace("upscore32.", "upscore."): tensor for name, tensor in state.items()}
 
 
 def photographs(preprocessing):

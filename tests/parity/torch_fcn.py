@@ -81,7 +81,7 @@ class TorchFCN(Trunk):
         self.model, self.padding = model.removesuffix("-atonce"), padding
         self.crops = CROP[padding][self.model]
         if self.model == "fcn32s":
-            self.upscore32 = nn.ConvTranspose2d(classes, classes, 64, 32, bias=False)
+            self.upscore = nn.ConvTranspose2d(classes, classes, 64, 32, bias=False)
         else:
             self.upscore2 = nn.ConvTranspose2d(classes, classes, 4, 2, bias=False)
             self.score_pool4 = nn.Conv2d(c4, classes, 1)
@@ -102,7 +102,7 @@ class TorchFCN(Trunk):
         h = self.relu(self.fc7(self.relu(self.fc6(pool5))))
         h = self.score_fr(h)
         if self.model == "fcn32s":
-            h = self.upscore32(h)
+            h = self.upscore(h)
         else:
             h = self.fuse(self.score_pool4(pool4 * self.scale_pool4), self.upscore2(h), self.crops[0])
             if self.model == "fcn16s":
@@ -142,9 +142,9 @@ class TorchAlexNet(nn.Module):
         else:
             self.fc6 = nn.Conv2d(c5, hidden, 6, padding={"paper": 0, "same": 3}[padding])
             self.fc7, self.score_fr = nn.Conv2d(hidden, hidden, 1), nn.Conv2d(hidden, classes, 1)
-            self.upscore32 = nn.ConvTranspose2d(classes, classes, 63, 32, bias=False)
-            self.upscore32.weight.data = bilinear(classes, 63)
-            self.upscore32.weight.requires_grad = False
+            self.upscore = nn.ConvTranspose2d(classes, classes, 63, 32, bias=False)
+            self.upscore.weight.data = bilinear(classes, 63)
+            self.upscore.weight.requires_grad = False
             self.crop = 18 if padding == "paper" else 14 if caffe else 16
 
     def forward(self, x):
@@ -159,7 +159,7 @@ class TorchAlexNet(nn.Module):
         x = pool(relu(self.conv5(relu(self.conv4(relu(self.conv3(x)))))))
         if self.padding is None:
             return self.fc8(relu(self.fc7(relu(self.fc6(x.flatten(1))))))
-        x = self.upscore32(self.score_fr(relu(self.fc7(relu(self.fc6(x))))))
+        x = self.upscore(self.score_fr(relu(self.fc7(relu(self.fc6(x))))))
         return x[:, :, self.crop : self.crop + height, self.crop : self.crop + width]
 
 

@@ -30,6 +30,7 @@ from tinyfcn.models.network import layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces
+from tinyfcn.training import train_step
 
 TINYFCN, COLUMNS, TORCH, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "ONNX Runtime"
 NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
@@ -141,7 +142,6 @@ def forward(work: Work) -> Job:
 
 
 def step(work: Work) -> Job:
-    from tinyfcn.training import train_step
 
     net, (x, labels), optimiser = network(work), _batch(work), OPTIMISERS[work.task](LEARNING_RATE)
     return Job(lambda: train_step(net, optimiser, x, labels), *(3 * amount for amount in _amounts(net, work)))

@@ -193,7 +193,7 @@ def _fitting(content: Content, names: dict[str, str], trunk: Trunk, channels_las
     shapes = VGG16.shapes(classes, channels / VGG16.backbone.convs[-1].channels, hidden)
     good = {ours for ours, shape in there.items() if shape in _shapes_there(shapes[ours], channels_last)}
     whole = [layer for layer in FC if {f"{layer}.weight", f"{layer}.bias"} <= good]
-    return {ours: theirs for ours, theirs in names.items() if ours.split(".")[0] in whole} if whole[:2] == ["fc6", "fc7"] else {}
+    return {ours: theirs for ours, theirs in names.items() if layer_of(ours) in whole} if whole[:2] == ["fc6", "fc7"] else {}
 
 
 def _by_names(path: Path | str, content: Content) -> Source | None:

@@ -31,7 +31,7 @@ MIN_VIVID = 0.5  # distance between the largest and the smallest of an object's 
 MUTED = 0.35  # how much of its colours a background keeps; of its contrast it keeps twice as much
 TEXTURE = 0.2  # how far a texture may lead away from its colour, RGB in 0..1
 
-Array = Any  # numpy.ndarray: to a type checker, what its functions return is no more
+Array = Any  # numpy.ndarray, whose operations a type checker knows only as Any
 Rng = np.random.Generator
 
 

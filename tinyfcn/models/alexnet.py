@@ -7,8 +7,9 @@ Krizhevsky (2014), has neither groups nor normalisation. FCN-AlexNet (section 4.
 
 from __future__ import annotations
 
-from tinyfcn.models.backbone import Backbone, Block, Conv, Norm
+from tinyfcn.models.backbone import Backbone, Block, Conv
 from tinyfcn.models.classifier import Classifier
+from tinyfcn.ops.norm import Norm
 
 ALEXNET = Backbone(
     (

@@ -14,6 +14,7 @@ from tinyfcn.backend import Array
 from tinyfcn.models.alignment import IMAGE, Grid
 from tinyfcn.models.border import Stretch, borders, stretch, stretch_backward
 from tinyfcn.models.network import Network
+from tinyfcn.ops.norm import Norm
 
 
 class Conv(NamedTuple):
@@ -23,15 +24,6 @@ class Conv(NamedTuple):
     stride: int = 1
     padding: int = 1
     groups: int = 1
-
-
-class Norm(NamedTuple):
-    """The constants of a local response normalisation."""
-
-    size: int
-    alpha: float
-    beta: float
-    k: float
 
 
 class Block(NamedTuple):
@@ -104,9 +96,8 @@ class Backbone(NamedTuple):
 
     def borders(self, first_padding: int) -> tuple[list[int], list[Stretch | None]]:
         """Border of each block's maps, and how each block's output is widened, see `tinyfcn.models.border`: VGG only."""
-        usual = Conv("", 0)
-        plain_convs = all(conv == usual._replace(name=conv.name, channels=conv.channels) for conv in self.convs)
-        if plain_convs and all(block.pool == 2 and block.norm is None for block in self.blocks):
+        plain = all((conv.kernel, conv.stride, conv.padding, conv.groups) == (3, 1, 1, 1) for conv in self.convs)
+        if plain and all(block.pool == 2 and block.norm is None for block in self.blocks):
             return borders([len(block.convs) for block in self.blocks], first_padding)
         return [first_padding] * len(self.blocks), [None] * len(self.blocks)
 

@@ -48,6 +48,7 @@ def paddings(backbone: Backbone, padding: str) -> tuple[int, int]:
 
 
 LEARN_UPSAMPLING = ("none", "skip", "all")
+UPSAMPLINGS = ("upscore", "upscore2", "upscore16", "upscore_pool4", "upscore8")  # of all stages
 
 
 class FCN(Network):
@@ -108,7 +109,7 @@ class FCN(Network):
         self.skip_scales = dict(self.published_scales if skip_scales is None else skip_scales)
         self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
         self.kernels, self.offsets = self.align(padding)
-        self.score_layers = ("score_fr", *self.skips)
+        self.score_layers = ("score_fr", *self.skips)  # which begin with zeros: told before the parameters are made
         self.class_layers = (*self.score_layers, *self.upsamplings)
         layers = list(self.upsamplings)
         learned = {"none": [], "skip": layers[:-1], "all": layers}[learn_upsampling]
@@ -189,7 +190,7 @@ class FCN(Network):
         """See `Network.assign`. Upsampling layers that are fixed here must be bilinear in the file too, unless `partial`."""
         used = {}
         for name, tensor in tensors.items():
-            if layer_of(name) not in self.upsamplings or name in self.params:
+            if layer_of(name) not in UPSAMPLINGS or name in self.params:
                 used[name] = tensor
             elif not is_bilinear(tensor):
                 if not partial:

@@ -26,7 +26,7 @@ class Network:
     grads: dict[str, Array]
     _keep: Update  # where the backward pass puts the gradient of a parameter
     score_layers: Collection[str] = ()  # layers that score classes: they begin with zeros
-    class_layers: Collection[str] = ()  # those and others whose shapes depend on the classes
+    class_layers: Collection[str] = ()  # those, and others that in a file may belong to other classes
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
@@ -83,7 +83,7 @@ class Network:
         return self._caches is not None and name in self._caches
 
     def take(self, name: str) -> Any:
-        """What a layer has kept, which is forgotten with that."""
+        """What a layer kept; it is then forgotten."""
         assert self._caches is not None
         return self._caches.pop(name)
 

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from tinyfcn.backend import Array, array_module
+from tinyfcn.ops.conv import Geometry
 
 
 def arrays(op: str, optional: dict[str, Array | None] | None = None, /, **named: Array) -> ModuleType:
@@ -58,3 +59,21 @@ def pair(op: str, name: str, value: int | tuple[int, int], minimum: int) -> tupl
     if len(numbers) != 2 or min(numbers) < minimum:
         raise ValueError(f"{op}: {name} must be an int or a pair of ints of at least {minimum}, got {value!r}")
     return numbers
+
+
+def geometry(
+    op: str,
+    weight: Array,
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+) -> Geometry:
+    """Return where the windows of a kernel (C_out, C_in, k_h, k_w) lie."""
+    if min(weight.shape) < 1:
+        raise ValueError(f"{op}: weight must have no empty axis, got shape {weight.shape}")
+    return Geometry(
+        kernel=weight.shape[2:],
+        stride=pair(op, "stride", stride, 1),
+        padding=pair(op, "padding", padding, 0),
+        dilation=pair(op, "dilation", dilation, 1),
+    )

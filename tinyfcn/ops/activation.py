@@ -53,7 +53,7 @@ def dropout_forward(x: Array, rate: float, rng: Any) -> tuple[Array, DropoutCach
         raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
     if not isinstance(rng, xp.random.Generator):
         raise TypeError(f"dropout: rng must be a {xp.__name__}.random.Generator, got {type(rng).__name__}")
-    in_memory: Callable[[Array], Array] = hwnc if x.ndim == 4 else lambda a: a  # as maps lie, their mask shall
+    in_memory: Callable[[Array], Array] = hwnc if x.ndim == 4 else lambda a: a  # the mask lies in memory as the map does
     kept = in_memory(rng.random(in_memory(x).shape, dtype=np.float32) >= rate)
     scale = x.dtype.type(1 / (1 - rate))
     return _masked(x, kept, scale), DropoutCache(kept, scale)

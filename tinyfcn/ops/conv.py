@@ -80,7 +80,7 @@ def im2col(x: Array, geometry: Geometry, rows: slice, width: int) -> Array:
     if is_pointwise(geometry):  # every output sees one input
         return as_matrix(x, rows).T
     (kh, kw), height = geometry.kernel, rows.stop - rows.start
-    patch, inside, source = _patch(x, rows, geometry)
+    patch, inside, source = _patch(x, geometry, rows)
     patch[inside] = x[source].transpose(1, 2, 3, 0)
     columns = array_module(x).empty((x.shape[1], kh, kw, height, width, len(x)), x.dtype)
     for i, j, seen in _taps(geometry, height, width):
@@ -94,14 +94,14 @@ def col2im(columns: Array, dx: Array, geometry: Geometry, rows: slice, width: in
     if is_pointwise(geometry):
         hwnc(dx)[rows] += columns.T.reshape(height, width, len(dx), dx.shape[1])
         return
-    patch, inside, source = _patch(dx, rows, geometry)
+    patch, inside, source = _patch(dx, geometry, rows)
     columns = columns.reshape(dx.shape[1], kh, kw, height, width, len(dx))
     for i, j, seen in _taps(geometry, height, width):
         patch[seen] += columns[:, i, j]
     dx[source] += patch[inside].transpose(3, 0, 1, 2)
 
 
-def _patch(x: Array, rows: slice, geometry: Geometry) -> tuple[Array, Any, Any]:
+def _patch(x: Array, geometry: Geometry, rows: slice) -> tuple[Array, Any, Any]:
     """The zero-padded piece of the input that these rows of outputs see, and which part of it lies inside the input.
 
     Returns (patch, inside, source): patch (C_in, rows_in, W + 2 p, N) of zeros, and the indices with which

@@ -24,10 +24,14 @@ from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
 from tinyfcn.ops.conv import Geometry
 
-SMALL_BYTES = 1 << 18  # columns and weights of fewer bytes are not worth bands, nor threads
+SMALL = 1 << 18  # multiplications up to which neither bands nor threads are worth it, also to BLAS
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
-TAPS_KERNEL = 36  # taps of a kernel from which on reading the weights tap by tap costs less than gathering columns
+TAPS_KERNEL, TAPS_CHANNELS, TAPS_PIXELS = (
+    36,
+    16,
+    4096,
+)  # taps and channels at least, outputs at most, for a product per tap to pay
 
 
 class Cache(NamedTuple):
@@ -76,7 +80,7 @@ def conv2d_forward(
         raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {expected}")
     if bias is not None:
         _check.shape(op, "bias", bias, (weight.shape[0],))
-    geometry = window_geometry(op, weight, stride, padding, dilation)
+    geometry = _check.geometry(op, weight, stride, padding, dilation)
     size = geometry.output_size(x.shape[2:])
     if min(size) < 1:
         raise ValueError(
@@ -125,28 +129,10 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
     if geometry.stride == geometry.dilation == (1, 1):
         if (kh, kw) == (3, 3) and min(c_out, c_in) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS:
             return winograd
-        if kh * kw >= TAPS_KERNEL and any(geometry.padding):
+        large = kh * kw >= TAPS_KERNEL and c_in >= TAPS_CHANNELS and outputs <= TAPS_PIXELS
+        if large and any(geometry.padding):
             return taps
-    small = (outputs * len(x) + c_out) * c_in * kh * kw * x.itemsize < SMALL_BYTES
-    return conv if small else columns
-
-
-def window_geometry(
-    op: str,
-    weight: Array,
-    stride: int | tuple[int, int],
-    padding: int | tuple[int, int],
-    dilation: int | tuple[int, int],
-) -> Geometry:
-    """Where the windows of such a kernel lie; raises TypeError or ValueError for what is no stride, padding or dilation."""
-    if min(weight.shape) < 1:
-        raise ValueError(f"{op}: weight must have no empty axis, got shape {weight.shape}")
-    return Geometry(
-        kernel=weight.shape[2:],
-        stride=_check.pair(op, "stride", stride, 1),
-        padding=_check.pair(op, "padding", padding, 0),
-        dilation=_check.pair(op, "dilation", dilation, 1),
-    )
+    return conv if outputs * len(x) * c_out * c_in * kh * kw <= SMALL else columns
 
 
 def _side_by_side(groups: int, *arrays: tuple[Array | None, int]) -> Iterator[tuple[Any, ...]]:

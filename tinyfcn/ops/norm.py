@@ -30,8 +30,8 @@ from tinyfcn.ops import _check
 from tinyfcn.parallel import PIECE, at_once, bands, map_queue
 
 
-class Window(NamedTuple):
-    """The channels around one, and the constants of the formula."""
+class Norm(NamedTuple):
+    """The constants of the formula; `size` is n, how many channels a window has."""
 
     size: int
     alpha: float
@@ -43,7 +43,7 @@ class Cache(NamedTuple):
     """A reference to x: sums and powers are computed again."""
 
     x: Array
-    window: Window
+    window: Norm
 
 
 def local_response_norm_forward(
@@ -67,7 +67,7 @@ def local_response_norm_forward(
             raise ValueError(f"{op}: {name} must be a finite number, got {value!r}")
     if alpha < 0 or k <= 0:
         raise ValueError(f"{op}: alpha must be at least 0 and k more than 0, got {alpha!r} and {k!r}")
-    window = Window(int(size), float(alpha), float(beta), float(k))  # with a NumPy float64, float32 would be computed in float64
+    window = Norm(int(size), float(alpha), float(beta), float(k))  # with a NumPy float64, float32 would be computed in float64
 
     def normalise(x: Array, y: Array) -> None:
         xp.multiply(x, _sums(x, window) ** -window.beta, out=y)
@@ -94,7 +94,7 @@ def local_response_norm_backward(dy: Array, cache: Cache) -> Array:
     return dx
 
 
-def _sums(x: Array, window: Window) -> Array:
+def _sums(x: Array, window: Norm) -> Array:
     """s of every entry of x (..., C)."""
     size, alpha, _, k = window
     return alpha / size * _over_window(x * x, size) + k

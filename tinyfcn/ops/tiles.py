@@ -20,8 +20,8 @@ from tinyfcn.ops._windows import inside
 from tinyfcn.parallel import at_once, bands, split_evenly, workers
 
 TILE = 4  # outputs along a tile's side
-BAND_BYTES = 2 << 20  # spectra of one band: two such arrays, one read and one written, almost stay in a core's cache
-BAND_WIDTH = 48  # tiles side by side in a band: lower and wider bands would share less of their borders
+BLOCK_BYTES = 2 << 20  # spectra of one block: two such arrays, one read and one written, almost stay in a core's cache
+BLOCK_WIDTH = 48  # tiles side by side in a block: lower and wider blocks would share less of their borders
 WORTH_WAKING_BYTES = 3 << 18  # spectra that it is worth waking another thread up for
 
 Block = tuple[slice, slice]  # rows of tiles, columns of tiles
@@ -35,11 +35,11 @@ def blocks(y: Array, channels: int) -> list[Block]:
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
     tile_bytes = 36 * channels * y.itemsize
-    tiles = max(at_once(xp, BAND_BYTES) // tile_bytes, 2 * channels // 3)
+    tiles = max(at_once(xp, BLOCK_BYTES) // tile_bytes, 2 * channels // 3)
     a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
-        for columns in split_evenly(wide, -(-wide // at_once(xp, BAND_WIDTH)))
+        for columns in split_evenly(wide, -(-wide // at_once(xp, BLOCK_WIDTH)))
         for rows in bands(xp, high, (columns.stop - columns.start) * n, min(tiles, a_share))
     ]
 

@@ -23,7 +23,6 @@ import numpy as np
 from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.ops import _check, columns
 from tinyfcn.ops.conv import Geometry
-from tinyfcn.ops.conv2d import window_geometry
 from tinyfcn.parallel import PIECE, at_once, map_queue, split_evenly
 
 
@@ -71,7 +70,7 @@ def conv_transpose2d_forward(
         raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {weight.shape[0]}")
     if bias is not None:
         _check.shape(op, "bias", bias, (weight.shape[1],))
-    geometry = window_geometry(op, weight, stride, padding, 1)
+    geometry = _check.geometry(op, weight, stride, padding)
     extra = _check.pair(op, "output_padding", output_padding, 0)
     if any(e >= s for e, s in zip(extra, geometry.stride, strict=True)):
         raise ValueError(f"{op}: output_padding {extra} must be less than stride {geometry.stride}")

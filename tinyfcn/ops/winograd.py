@@ -21,7 +21,7 @@ In two dimensions it goes along the columns, then along the rows. With a kernel 
     Y = A^T [U * V] A,      U = G g G^T,   V = B^T d B      (Lavin and Gray, 2015, section 4.1)
 
 is a tile (4, 4) of the output: 36 multiplications in place of 144. Sums over input channels can be taken before the last step,
-so that each of the 36 entries k is a matrix product of its own, over all tiles of a band: M[k] = V[k] U[k]^T.
+so that each of the 36 entries k is a matrix product of its own, over all tiles of a block: M[k] = V[k] U[k]^T.
 
 The gradients are the transposes of the same maps. From Y = A^T M A, M[k] = V[k] U[k]^T and U = G g G^T follow, for the weights,
 
@@ -99,7 +99,7 @@ POINT_ONE = 1  # where the point 1 stands among the points
 
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
     """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3), and max(y, 0) if `relu`, into y."""
-    correlate(x, weight, geometry.padding, y, bias, relu, gate=None)
+    correlate(x, weight, geometry.padding, y, bias, relu)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
@@ -109,7 +109,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
     """
     turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
     padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
-    correlate(dy, turned, padding, dx, None, False, gate)
+    correlate(dy, turned, padding, dx, gate=gate)
 
 
 def weight_gradient(
@@ -138,7 +138,13 @@ def weight_gradient(
 
 
 def correlate(
-    x: Array, weight: Array, padding: tuple[int, int], y: Array, bias: Array | None, relu: bool, gate: Array | None
+    x: Array,
+    weight: Array,
+    padding: tuple[int, int],
+    y: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+    gate: Array | None = None,
 ) -> None:
     """Y = A^T [U * V] A for every tile of y, a block of tiles at a time."""
     xp = array_module(x, weight)
