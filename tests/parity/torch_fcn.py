@@ -91,7 +91,7 @@ class TorchFCN(Trunk):
             self.upscore_pool4 = nn.ConvTranspose2d(classes, classes, 4, 2, bias=False)
             self.score_pool3 = nn.Conv2d(c3, classes, 1)
             self.upscore8 = nn.ConvTranspose2d(classes, classes, 16, 8, bias=False)
-        last = "upscore" + self.model.removeprefix("fcn").removesuffix("s")
+        last = {"fcn32s": "upscore", "fcn16s": "upscore16", "fcn8s": "upscore8"}[self.model]
         for name, layer in self.named_modules():
             if isinstance(layer, nn.ConvTranspose2d):
                 layer.weight.data = bilinear(classes, layer.kernel_size[0])

@@ -27,11 +27,9 @@ from tinyfcn.ops.conv import Geometry
 SMALL = 1 << 18  # multiplications up to which neither bands nor threads are worth it, also to BLAS
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
-TAPS_KERNEL, TAPS_CHANNELS, TAPS_PIXELS = (
-    36,
-    16,
-    4096,
-)  # taps and channels at least, outputs at most, for a product per tap to pay
+TAPS_KERNEL = 36  # taps of a kernel, and
+TAPS_CHANNELS = 16  # input channels from which on, and
+TAPS_PIXELS = 4096  # outputs up to which a product for each tap costs less than gathering columns
 
 
 class Cache(NamedTuple):
