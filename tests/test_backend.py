@@ -100,8 +100,4 @@ def test_a_container_s_cpu_quota_limits_the_threads(files, quota, tmp_path, monk
     monkeypatch.delenv("TINYFCN_THREADS", raising=False)
     monkeypatch.setattr(backend, "CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
-    backend._usable_cores.cache_clear()
-    try:
-        assert backend.thread_count() == min(8, max(1, int(np.ceil(min(quota, 100)))))
-    finally:
-        backend._usable_cores.cache_clear()
+    assert backend.thread_count() == min(8, max(1, int(np.ceil(min(quota, 100)))))

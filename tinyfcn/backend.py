@@ -163,12 +163,12 @@ def thread_count() -> int:
     return int(text)
 
 
-@cache
 def _usable_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, _cpu_quota(CGROUPS))))
 
 
+@cache
 def _cpu_quota(cgroups: Path) -> float:
     """How many cores' worth of time Linux grants this container: its quota over its period, infinite where there is none."""
     for files in ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):  # of cgroups in version 2, and in version 1
