@@ -39,8 +39,8 @@ def put(value):
     """NumPy arrays, each of a tuple too, and generators as the device of the moment has them; anything else as it is."""
     if _module is np:
         return value
-    if type(value) is tuple:
-        return tuple(map(put, value))
+    if isinstance(value, tuple):
+        return getattr(value, "_make", tuple)(map(put, value))  # an operation's cache has names
     if isinstance(value, np.ndarray):
         return _in_memory_order(value, lambda array: to_device(array, _module))
     if isinstance(value, np.random.Generator):
