@@ -183,7 +183,7 @@ def _percent(share: float) -> str:
 
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
 TABLE: list[Column] = [
-    ("work", "<47", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
+    ("work", "<46", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
     ("contender", "<15", lambda r: r["contender"]),
     ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
     ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"),
