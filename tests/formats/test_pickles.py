@@ -234,7 +234,7 @@ def test_what_no_state_dict_needs_is_refused(path, body, message):
         (tensor(storage(numel=-6)), "no storage"),
         (tensor(storage(numel=1 << 61)), "6|inside"),
         (tensor(storage(numel=5)), "5"),
-        (tensor(storage(key="1")), "no net/data/1|storage 0, which its pickle has not"),
+        (tensor(storage(key="1")), "no net/data/1|storage 0, which its pickle does not have"),
         (tensor(storage(kind="Double")), "0"),
         (tensor(storage(kind="BFloat16")), r"bfloat16 \(torch.BFloat16Storage\)"),
         (tensor(storage(view=tup(text("1"), number(4), number(3)))), "part of storage 0 lies outside its 6"),
@@ -290,7 +290,7 @@ def test_legacy_files_that_lie_are_refused(path):
     legacy_file(path, good, {})
     refused(path, "has no storage 0")
     legacy_file(path, good, {"0": VALUES, "1": VALUES})
-    refused(path, "a storage 1, which its pickle has not")
+    refused(path, "a storage 1, which its pickle does not have")
     legacy_file(path, good, {"0": VALUES[:5]})
     refused(path, "storage 0 has 5 elements, expected 6")
     legacy_file(path, good)
