@@ -753,13 +753,13 @@ complaint(lambda: VOCSegmentation(mine, "test"))
 #
 # ## How long does it take on VOC with VGG16 on a CPU?
 #
-# The README gives the time of one step at 500x500 pixels, batch 1, on two cores. The authors' published settings train up to
+# `docs/speed.md` gives the time of one step at 500x500 pixels, batch 1, on two cores. The authors' published settings train up to
 # 100,000 such steps a stage.
 
 # %%
-readme = Path("../README.md").read_text(encoding="utf-8")
+speed = Path("../docs/speed.md").read_text(encoding="utf-8")
 ours, theirs = map(
-    float, re.search(r"training step \(SGD.*?\| tinyfcn \| ([\d.]+) s.*?\| PyTorch \| ([\d.]+) s", readme, re.S).groups()
+    float, re.search(r"training step \(SGD.*?\| tinyfcn \| ([\d.]+) s.*?\| PyTorch \| ([\d.]+) s", speed, re.S).groups()
 )
 print(f"one step: {ours:.2f} s; with PyTorch, on the same two cores, {theirs:.2f} s")
 for what, steps in (

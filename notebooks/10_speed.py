@@ -1108,7 +1108,7 @@ print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).sh
 #
 # ## Is it faster than PyTorch?
 #
-# The section "How fast" of the README has a table, from `python -m tinyfcn.bench`, which runs every
+# The page `docs/speed.md` has a table, from `python -m tinyfcn.bench`, which runs every
 # contender in a process of its own. Here is a quick look at one layer, where PyTorch is installed.
 
 # %%
