@@ -121,9 +121,8 @@ def _own(path: Path | str, content: Content) -> Source:
         if (field in about and not valid(about[field])) or (field in needed and field not in about):
             raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
     shapes = kind.shapes(about["num_classes"], about["width"], about.get("hidden"))
-    ups = kind.upsamplings if issubclass(kind, FCN) else {}  # are bilinear where they are missing
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
-    missing = [name for name in shapes if name not in tensors and layer_of(name) not in ups]
+    missing = [name for name in shapes if name not in tensors and layer_of(name) not in kind.upsamplings]  # those are bilinear
     partly = issubclass(kind, Classifier) and all(name.startswith("fc") for name in missing)  # a trunk alone
     for name, tensor in tensors.items():
         if prod(tensor.shape) != prod(shapes.get(name, ())) or tensor.dtype.kind != "f":
@@ -266,7 +265,7 @@ def _fit(
     """
     for weight in names:
         bias = weight.replace(".weight", ".bias")
-        if bias not in names and layer_of(weight) not in getattr(kind, "upsamplings", ()):
+        if bias not in names and layer_of(weight) not in kind.upsamplings:
             raise InputError(f"{path}: {names[weight]} has no bias beside it")
     if ("fc6.weight" in names) != ("fc7.weight" in names):
         raise InputError(f"{path}: has one of the fully connected layers fc6 and fc7 and not the other")

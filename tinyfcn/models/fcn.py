@@ -72,7 +72,6 @@ class FCN(Network):
     """
 
     backbone: Backbone = VGG
-    upsamplings: dict[str, int]  # name -> stride of the upsampling layers, in order
     skips: dict[str, int] = {}  # name of a skip's score layer -> number of the pooling layer that it scores
     published_scales: dict[str, float] = {}  # ... -> constant that its authors multiply the pooling layer's output with
 

@@ -25,6 +25,7 @@ class Network:
     params: dict[str, Array]
     grads: dict[str, Array]
     _keep: Update  # where the backward pass puts the gradient of a parameter
+    upsamplings: dict[str, int] = {}  # name -> stride of the upsampling layers, in order, which FCNs have
     score_layers: Collection[str] = ()  # layers that score classes: they begin with zeros
     class_layers: Collection[str] = ()  # those, and others that in a file may belong to other classes
     preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING

@@ -132,9 +132,9 @@ def is_pointwise(geometry: Geometry) -> bool:
     return geometry == ((1, 1), (1, 1), (0, 0), (1, 1))
 
 
-def as_matrix(a: Array, rows: slice = slice(None)) -> Array:
-    """Rows of a map (N, C, H, W) as a matrix (rows W N, C): a view, where the map lies pixel by pixel."""
-    return hwnc(a)[rows].reshape(-1, a.shape[1])
+def as_matrix(a: Array, window: slice | tuple[slice, slice] = slice(None)) -> Array:
+    """Rows, or a window, of a map (N, C, H, W) as a matrix (pixels N, C): a view of rows, where the map lies pixel by pixel."""
+    return hwnc(a)[window].reshape(-1, a.shape[1])
 
 
 def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:

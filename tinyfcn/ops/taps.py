@@ -29,7 +29,7 @@ from itertools import product
 
 from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
 from tinyfcn.ops._windows import inside
-from tinyfcn.ops.conv import Geometry
+from tinyfcn.ops.conv import Geometry, as_matrix
 from tinyfcn.parallel import map_shares, split_evenly, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
@@ -45,7 +45,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
             total = xp.zeros(hwnc(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
             for (i, j), outputs, inputs in meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
-                met += (_matrix(x, inputs) @ hwnc(weight)[i, j, filters].T).reshape(met.shape)
+                met += (as_matrix(x, inputs) @ hwnc(weight)[i, j, filters].T).reshape(met.shape)
             if bias is not None:
                 total += bias[filters]
             if relu:
@@ -64,7 +64,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
         total = zeros_hwnc(xp, dx.shape, dx.dtype)
         for (i, j), outputs, inputs in share:
             met = hwnc(total)[inputs]
-            met += (_matrix(dy, outputs) @ hwnc(weight)[i, j]).reshape(met.shape)
+            met += (as_matrix(dy, outputs) @ hwnc(weight)[i, j]).reshape(met.shape)
         return total
 
     dx[...] = functools.reduce(xp.add, map_shares(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
@@ -80,7 +80,7 @@ def weight_gradient(
 
     def work(share: Sequence[Meeting]) -> None:
         for (i, j), outputs, inputs in share:
-            xp.matmul(_matrix(dy, outputs).T, _matrix(x, inputs), out=hwnc(dweight)[i, j])
+            xp.matmul(as_matrix(dy, outputs).T, as_matrix(x, inputs), out=hwnc(dweight)[i, j])
 
     map_shares(xp, work, list(meetings(x, weight_shape, geometry, dy)))
     return dweight, dy.sum((0, 2, 3))
@@ -98,8 +98,3 @@ def meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Arr
         rows_out, rows_in = inside(height, height_out, i - geometry.padding[0], 1)
         columns_out, columns_in = inside(width, width_out, j - geometry.padding[1], 1)
         yield (i, j), (rows_out, columns_out), (rows_in, columns_in)
-
-
-def _matrix(a: Array, window: Window) -> Array:
-    """A window of a map (N, C, H, W) as a matrix (pixels N, C)."""
-    return hwnc(a)[window].reshape(-1, a.shape[1])
