@@ -276,7 +276,7 @@ def test_no_bias_gives_no_bias_gradient():
 
 def poison(monkeypatch):
     """Fill memory that is taken without being set with NaN: whatever reads it shows."""
-    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, np.nan, dtype))
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float, order="C": np.full(shape, np.nan, dtype, order))
 
 
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])

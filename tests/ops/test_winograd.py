@@ -310,7 +310,7 @@ def test_threads_share_the_transform_of_many_kernels(monkeypatch, expected, shap
 def test_memory_is_set_before_it_is_read(monkeypatch, size, band):
     """Scratch arrays are taken once a thread, and used again for blocks of other sizes."""
     monkeypatch.setattr(tiles, "BLOCK_BYTES", band)
-    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, np.nan, dtype))
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float, order="C": np.full(shape, np.nan, dtype, order))
     found = passes(draw(2, 3, *size), draw(4, 3, 3, 3), draw(4), draw(2, 4, *size, seed=1), relu=True)
     assert all(np.isfinite(a).all() for a in found)
 
