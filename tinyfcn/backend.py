@@ -35,6 +35,8 @@ def array_module(*arrays: Array) -> ModuleType:
     if arrays and all(type(array) is np.ndarray for array in arrays):
         return np  # by far the most frequent case, and asked for thousands of times a second
     cupy = sys.modules.get("cupy")  # an array of CuPy's can only exist once CuPy has been imported
+    if cupy is not None and arrays and all(type(array) is cupy.ndarray for array in arrays):
+        return cupy
     modules = set()
     for array in arrays:
         if isinstance(array, np.ndarray):
@@ -87,6 +89,15 @@ def to_host(array: Array) -> np.ndarray:
 def to_device(array: np.ndarray, xp: ModuleType) -> Array:
     """Return the array as one of module `xp`: itself for NumPy, a copy on the current GPU for CuPy."""
     return array if xp is np else xp.asarray(array)
+
+
+def random_generator(xp: ModuleType, seed: Any) -> Any:
+    """A generator of random numbers of module `xp`, from an integer or several.
+
+    On a GPU it is a Philox generator, whose numbers follow from seed and place alone. For XORWOW, CuPy's default, each of 256,000
+    threads must first be brought to its own place in the sequence, which takes longer than a training step.
+    """
+    return np.random.default_rng(seed) if xp is np else xp.random.Generator(xp.random.Philox4x3210(seed))
 
 
 def choose_device(device: str = "auto") -> ModuleType:

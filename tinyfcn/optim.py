@@ -12,7 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from tinyfcn.backend import Array, array_module, hwnc, match_layout
+from tinyfcn.ops import kernels
 from tinyfcn.parallel import in_pieces
 
 Update = Callable[[str, Array], None]
@@ -80,6 +83,8 @@ class SGD(Optimiser):
             lr, decay = self._lr_and_decay(name, lr_factor)
 
             def chunk(w: Array, g: Array, v: Array) -> None:
+                if array_module(w) is not np:
+                    return kernels.sgd(w, g, v, self.momentum, lr, lr * decay)
                 v *= self.momentum
                 v -= lr * g
                 if decay:
@@ -120,15 +125,16 @@ class Adam(Optimiser):
         rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
 
         def update(name: str, gradient: Array) -> None:
-            xp = array_module(gradient)
             lr, decay = self._lr_and_decay(name, lr_factor)
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
+                if array_module(w) is not np:
+                    return kernels.adam(w, g, m, v, (1 - b1, 1 - b2), lr / rest1, rest2, 1 - lr * decay, self.eps)
                 m += (1 - b1) * (g - m)
                 v += (1 - b2) * (g * g - v)
                 if decay:
                     w *= 1 - lr * decay
-                w -= (lr / rest1) * m / (xp.sqrt(v / rest2) + self.eps)
+                w -= (lr / rest1) * m / (np.sqrt(v / rest2) + self.eps)
 
             _in_chunks(chunk, params[name], gradient, *moments[name])
 

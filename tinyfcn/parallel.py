@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
 PIECE = 1 << 16  # entries of one array: a few such pieces stay in the cache together
-GPU_TIMES = 64  # as much as fits into a processor's cache makes a GPU busy, and its calls worth their overhead
+GPU_TIMES = 256  # as much as fits into a processor's cache makes a GPU busy, and its calls worth their overhead
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -100,7 +100,7 @@ def in_pieces(change: Callable[..., Any], *arrays: Array) -> None:
             change(*(array[piece] for array in flat))
 
     xp = array_module(*arrays)
-    pieces = split_evenly(len(flat[0]), -(-flat[0].size // at_once(xp, PIECE)))
+    pieces = split_evenly(len(flat[0]), -(-flat[0].size // PIECE) if xp is np else 1)
     if len(pieces) < WORTH_WAKING:
         work(pieces)
     else:

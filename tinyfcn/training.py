@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
-from tinyfcn.backend import Array, describe_device, processor_name, to_device, to_host
+from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights
 from tinyfcn.data.loader import make_batch, open_dataset, prefetch
@@ -227,7 +227,7 @@ class Run:
         """One step on a batch, which goes to the network's device as bytes; returns the loss."""
         config, net = self.config, self.net
         if config.dropout:
-            net.rng = net.xp.random.default_rng([config.seed, 3, self.step])
+            net.rng = random_generator(net.xp, [config.seed, 3, self.step])
         x = normalise(to_device(pixels, net.xp), net.preprocessing)
         loss = train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor, class_weight)
         self.step += 1

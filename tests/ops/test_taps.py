@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from devices import ops
+from devices import ON_CPU, ops
 
 from tinyfcn.backend import hwnc
 from tinyfcn.gradcheck import check_gradient
@@ -82,6 +82,7 @@ def test_gradient_check():
     )
 
 
+@ON_CPU
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
 def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, taken, dtype):
     x, weight, bias = draw(2, 64, 5, 6, dtype=dtype), tap_by_tap(draw(48, 64, 7, 7, dtype=dtype)), draw(48, dtype=dtype)
@@ -96,6 +97,7 @@ def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, ta
         np.testing.assert_allclose(a, b, rtol=0, atol=np.abs(b).max() * (1e-13 if dtype == np.float64 else 2e-6))
 
 
+@ON_CPU
 @pytest.mark.parametrize(
     ("kernel", "options", "goes"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command
 from tinyfcn.backend import describe_device, processor_name, thread_count
-from tinyfcn.bench.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.bench.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TF32, TINYFCN, TORCH, Work, installed, map_sizes
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
@@ -38,14 +39,17 @@ NOTES = """\
 GFLOP/s: operations of the convolutions by their definition, over the median time. There are ways to do with fewer, such as
 Winograd's, so that more than 100 % of the peak is possible. memory: the peak of the process, with all that it has loaded.
 GB/s, on a GPU: each weight, input and output of the convolutions once, over the median time, and its share of a plain copy's.
-/ PyTorch: time over PyTorch's; below 1 is faster. The same for ONNX Runtime."""
+/ PyTorch: time over PyTorch's; below 1 is faster. The same for ONNX Runtime.
+PyTorch TF32, on a GPU: with factors rounded to 10 bits, on the tensor cores. All others compute in float32."""
 
 PRODUCT = 4096  # side of the matrices whose product shows the machine's peak
 COPY = 1 << 26  # float32 numbers whose copy shows the memory's
 SIDE = 500  # pixels, of the paper's images
 SIDES = (125, 250, 500, 1000)  # of --growth
-FORWARD = (TINYFCN, COLUMNS, TORCH, ONNX)
-TRAINING = (TINYFCN, TORCH)
+FORWARD = (TINYFCN, COLUMNS, TORCH, TF32, ONNX)
+TRAINING = (TINYFCN, TORCH, TF32)
+ELSEWHERE = {"cpu": TF32, "gpu": ONNX}  # who does not take part on a device
+LIBRARIES = (TORCH, ONNX)  # whose versions are told
 
 Record = dict[str, Any]
 
@@ -101,12 +105,15 @@ def works(options: argparse.Namespace) -> list[Work]:
         chosen += [forward(side) for side in SIDES]
     if options.layers or options.full:
         chosen += layers()
+    if options.only:
+        chosen = [work for work in chosen if options.only.search(work.title)]
+        if not chosen:
+            raise InputError(f"--only {options.only.pattern}: no piece of work has such a title")
     return list(dict.fromkeys(chosen))
 
 
 def on_device(work: Work, device: str) -> Work:
-    contenders = work.contenders if device == "cpu" else tuple(name for name in work.contenders if name != ONNX)
-    return work._replace(device=device, contenders=contenders)
+    return work._replace(device=device, contenders=tuple(name for name in work.contenders if name != ELSEWHERE[device]))
 
 
 # The machine
@@ -125,7 +132,7 @@ def machine(xp: ModuleType) -> dict[str, Any]:
             if info["user_api"] == "blas"
         ],
         "tinyfcn": __version__,
-    } | {name: _version(modules[0]) if installed(name) else None for name, modules in NEEDS.items()}
+    } | {name: _version(NEEDS[name][0]) if installed(name) else None for name in LIBRARIES}
 
 
 def _version(module: str) -> str:
@@ -138,7 +145,7 @@ def _version(module: str) -> str:
 def describe(facts: dict[str, Any]) -> str:
     """The machine, in lines to print."""
     blas = [" ".join(str(value) for value in info.values() if value) for info in facts["blas"]]
-    contenders = [f"{name} {facts[name] or 'not installed'}" for name in NEEDS]
+    contenders = [f"{name} {facts[name] or 'not installed'}" for name in LIBRARIES]
     return (
         f"{facts['cpu']}, {facts['threads']} threads\n"
         f"Python {facts['python']}, NumPy {facts['numpy']}, BLAS: {', '.join(blas) or 'unknown'}; {', '.join(contenders)}"
@@ -182,7 +189,7 @@ def _percent(share: float) -> str:
 
 
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
-TABLE: list[Column] = [
+ALL: list[Column] = [
     ("work", "<46", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
     ("contender", "<15", lambda r: r["contender"]),
     ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
@@ -191,13 +198,14 @@ TABLE: list[Column] = [
     ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
     *((f"/ {other}", ">14", lambda r, other=other: _ratio(r, other)) for other in NEEDS),
 ]
+TABLE = [column for column in ALL if column[0] != f"/ {ELSEWHERE['cpu']}"]
 GPU_TABLE: list[Column] = [
-    *TABLE[:3],
+    *ALL[:3],
     ("TFLOP/s", ">7", lambda r: f"{r['gflops'] / 1e3:,.2f}"),
-    TABLE[4],
+    ALL[4],
     ("GB/s", ">7", lambda r: f"{r['gbytes_per_s']:,.0f}"),
     ("of copy", ">7", lambda r: _percent(r["of_bandwidth"])),
-    *(column for column in TABLE[5:] if ONNX not in column[0]),
+    *(column for column in ALL[5:] if column[0] != f"/ {ELSEWHERE['gpu']}"),
 ]
 GROWTH: list[Column] = [
     *TABLE[:2],
@@ -253,8 +261,11 @@ def plot(found: Sequence[Record], path: Path) -> None:
             axis.legend(frameon=False)
     if compared:
         axis = next(parts).subplots()
-        for k, other in enumerate(NEEDS):
-            bars = [(row + 0.4 * (k - 0.5), r["time_ratio"][other]) for row, r in enumerate(compared) if r["time_ratio"][other]]
+        others = [other for other in NEEDS if any(r["time_ratio"].get(other) for r in compared)]
+        for k, other in enumerate(others):
+            bars = [
+                (row + 0.4 * (k - 0.5), r["time_ratio"][other]) for row, r in enumerate(compared) if r["time_ratio"].get(other)
+            ]
             if bars:
                 axis.barh(*zip(*bars, strict=True), 0.38, label=f"tinyfcn / {other}", color=_colour(other))
         axis.axvline(1, color="0.4", linewidth=1)
@@ -280,6 +291,7 @@ def parser() -> command.Parser:
     parse.add_argument("--finetune", action="store_true", help="a step of fine-tuning VGG16's convolutions")
     parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
+    parse.add_argument("--only", type=_pattern, metavar="PATTERN", help="of these, what has titles that this pattern finds")
     command.add_device(parse)
     parse.add_argument("--width", type=command.positive(float), help="of the net in the quick run (default 0.25)")
     parse.add_argument("--size", type=command.positive(int), metavar="N", help=f"... and of its image (default {SIDE})")
@@ -287,6 +299,13 @@ def parser() -> command.Parser:
     parse.add_argument("--json", type=_new_file, metavar="FILE", help="write all numbers")
     parse.add_argument("--plot", type=_new_file, metavar="FILE", help="draw growth and ratios, as a PNG")
     return parse
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text}: no regular expression: {error}") from error
 
 
 def _new_file(text: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -32,8 +33,8 @@ from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces
 from tinyfcn.training import train_step
 
-TINYFCN, COLUMNS, TORCH, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "ONNX Runtime"
-NEEDS = {TORCH: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
+TINYFCN, COLUMNS, TORCH, TF32, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "PyTorch TF32", "ONNX Runtime"
+NEEDS = {TORCH: ("torch",), TF32: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
 
 CLASSES = 21  # PASCAL VOC's
 LEARNING_RATE = 1e-6
@@ -278,6 +279,14 @@ def torch_step(work: Work) -> Job:
     return Job(run)
 
 
+def in_tf32(job: Callable[[Work], Job], work: Work) -> Job:
+    """PyTorch's job, on a GPU's tensor cores: factors are rounded to 10 bits of mantissa, sums are float32."""
+    made = job(work)
+    torch = import_module("torch")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return made
+
+
 def torch_layer(work: Work) -> Job:
     torch, tensor = load_torch(work)
     x, weight, bias, dy = map(tensor, layer_arrays(work))
@@ -313,6 +322,11 @@ def _write(work: Work, file: Path) -> None:
 
 
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")
+TORCH_JOBS: dict[str, Callable[[Work], Job]] = {
+    "forward": torch_forward,
+    **dict.fromkeys(OPTIMISERS, torch_step),
+    **dict.fromkeys(LAYER_TASKS, torch_layer),
+}
 JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
     TINYFCN: {
         "forward": forward,
@@ -322,6 +336,7 @@ JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
         "copy": copy,
     },
     COLUMNS: {"forward": forward},
-    TORCH: {"forward": torch_forward, **dict.fromkeys(OPTIMISERS, torch_step), **dict.fromkeys(LAYER_TASKS, torch_layer)},
+    TORCH: TORCH_JOBS,
+    TF32: {task: partial(in_tf32, job) for task, job in TORCH_JOBS.items()},
     ONNX: {"forward": onnx_forward},
 }

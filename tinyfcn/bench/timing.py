@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, TORCH, Work, installed
+from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, TF32, TORCH, Work, installed
 from tinyfcn.errors import InputError
 
 try:
@@ -174,7 +174,7 @@ def seconds_of(run: Callable[[], Any], clock: Clock) -> float:
 def clock_of(name: str, device: str) -> Clock:
     if device == "cpu":
         return Clock(host_seconds, peak_memory)
-    if name == TORCH:
+    if name in (TORCH, TF32):
         torch = import_module("torch")
         return Clock(lambda run, calls: device_seconds(torch, run, calls), torch.cuda.max_memory_reserved)
     cupy = import_module("cupy")

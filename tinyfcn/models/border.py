@@ -20,10 +20,13 @@ pooling windows in the same way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
-from tinyfcn.backend import Array, array_module, hwnc
+import numpy as np
+
+from tinyfcn.backend import Array, array_module, hwnc, to_device
 
 
 class Stretch(NamedTuple):
@@ -71,9 +74,7 @@ def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array,
     y = hwnc(x)
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
-        parts = _cut(y, axis, (0, before, before + 1, after, after + 1, y.shape[axis]))
-        parts[1::2] = (xp.repeat(part, how.copies + 1, axis) for part in parts[1::2])
-        y = xp.concatenate(parts, axis)
+        y = xp.take(y, _repeated(xp, y.shape[axis], before, after, how.copies), axis)
     return hwnc(y), (image_size, how)
 
 
@@ -84,13 +85,24 @@ def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array
     dx = hwnc(dy)
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
-        after += how.copies  # where its copies begin in dy
-        parts = _cut(dx, axis, (0, before, before + how.copies + 1, after, after + how.copies + 1, dx.shape[axis]))
-        parts[1::2] = (part.sum(axis, keepdims=True) for part in parts[1::2])
-        dx = xp.concatenate(parts, axis)
+        copies = dx
+        dx = xp.take(copies, _first(xp, copies.shape[axis] - 2 * how.copies, before, after, how.copies), axis)
+        for place, start in (before, before), (after, after + how.copies):  # in dx, and of its copies
+            several = copies[(slice(None),) * axis + (slice(start, start + how.copies + 1),)]
+            several.sum(axis, out=dx[(slice(None),) * axis + (place,)])
     return hwnc(dx)
 
 
-def _cut(a: Array, axis: int, ends: Sequence[int]) -> list[Array]:
-    """The pieces of an array between these places on an axis."""
-    return [a[(slice(None),) * axis + (slice(*pair),)] for pair in pairwise(ends)]
+@lru_cache(64)
+def _repeated(xp: ModuleType, size: int, before: int, after: int, copies: int) -> Array:
+    """Which unit of the narrow map each of the wide map is."""
+    times = np.ones(size, int)
+    times[[before, after]] += copies
+    return to_device(np.repeat(np.arange(size), times), xp)
+
+
+@lru_cache(64)
+def _first(xp: ModuleType, size: int, before: int, after: int, copies: int) -> Array:
+    """Where in the wide map each unit of the narrow one comes first."""
+    units = np.arange(size)
+    return to_device(units + copies * ((units > before).astype(int) + (units > after)), xp)

@@ -116,7 +116,7 @@ class FCN(Network):
         self.hidden = shapes["fc7.bias"][0]
         drawn = {name: shape for name, shape in shapes.items() if layer_of(name) not in self.upsamplings}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
-        if self.fc6_padding:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
+        if self.fc6_padding and xp is np:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
             self.params["fc6.weight"] = hwnc(xp.ascontiguousarray(hwnc(self.params["fc6.weight"])))
         for layer in learned:
             self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops, weights
-from tinyfcn.backend import Array, match_layout, to_device, to_host
+from tinyfcn.backend import Array, match_layout, random_generator, to_device, to_host
 from tinyfcn.optim import Update
 
 
@@ -37,7 +37,7 @@ class Network:
         """
         self.xp = xp
         self.dtype = np.dtype(dtype)
-        self.rng = xp.random.default_rng(seed)  # for dropout
+        self.rng = random_generator(xp, seed)  # for dropout
         self.grads = {}
         self.training = False
         self._caches: dict[str, Any] | None = None  # None: nothing is kept for a backward pass

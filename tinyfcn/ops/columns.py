@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from types import ModuleType
 
+import numpy as np
+
 from tinyfcn.backend import Array, array_module
-from tinyfcn.ops.conv import Geometry, as_matrix, col2im, gated, im2col
+from tinyfcn.ops import conv, kernels
+from tinyfcn.ops.conv import Geometry, as_matrix, is_pointwise
 from tinyfcn.parallel import at_once, bands, map_queue, map_shares, split_evenly, workers
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
@@ -28,20 +31,18 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     y lies pixel by pixel, or is a slice of the channels of an array that does: either way, a band of it is a matrix, not a copy.
     """
     xp = array_module(x, weight)
+    way = _way(xp)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
     def work(todo: Iterator[tuple[slice, slice]]) -> None:
         for rows, filters in todo:
-            columns = im2col(x, geometry, rows, y.shape[3])
+            columns = way.im2col(x, geometry, rows, y.shape[3])
             outputs = as_matrix(y, rows)[:, filters]  # (rows W_out N, filters), a view
-            if len(outputs) < outputs.shape[1]:  # as for fc6; BLAS is faster with the larger matrix first
+            if xp is np and len(outputs) < outputs.shape[1]:  # as for fc6; BLAS is faster with the larger matrix first
                 outputs[...] = (w[filters] @ columns).T
             else:
                 xp.matmul(columns.T, w[filters].T, out=outputs)
-            if bias is not None:
-                outputs += bias[filters]
-            if relu:
-                xp.maximum(outputs, 0, out=outputs)
+            way.add_bias(outputs, None if bias is None else bias[filters], relu)
 
     pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
     few = len(pieces) < workers(xp) and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
@@ -54,7 +55,11 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
     Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
     xp = array_module(dy, weight)
+    way = _way(xp)
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
+    if xp is not np and is_pointwise(geometry):  # nothing to add up
+        xp.matmul(way.gated(dy, gate), w, out=as_matrix(dx))
+        return
     taps = geometry.kernel[0] * geometry.kernel[1]
 
     def work(share: Sequence[slice]) -> None:
@@ -62,8 +67,8 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
             dx[:, channels] = 0
             block = w[:, channels.start * taps : channels.stop * taps]
             for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
-                col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
+                columns = block.T @ way.gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
+                way.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
     map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
 
@@ -76,6 +81,7 @@ def weight_gradient(
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
     """
     xp = array_module(dy, x)
+    way = _way(xp)
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
@@ -95,8 +101,8 @@ def weight_gradient(
         for k, some_bands, channels in share:
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for rows in some_bands:
-                outputs = gated(dy, gate, rows)
-                columns = im2col(x[:, channels], geometry, rows, dy.shape[3])
+                outputs = way.gated(dy, gate, rows)
+                columns = way.im2col(x[:, channels], geometry, rows, dy.shape[3])
                 if share_bands:
                     total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
                 elif rows == some_bands[0]:
@@ -108,6 +114,11 @@ def weight_gradient(
 
     map_shares(xp, work, pieces)
     return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
+
+
+def _way(xp: ModuleType) -> ModuleType:
+    """Where the steps of this device are."""
+    return conv if xp is np else kernels
 
 
 def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:

@@ -53,10 +53,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     columns = im2col(x, geometry, slice(0, y.shape[2]), y.shape[3])  # (C_in k_h k_w, H_out W_out N)
     outputs = as_matrix(y)  # (H_out W_out N, C_out), a view of y
     xp.matmul(columns.T, weight.reshape(len(weight), -1).T, out=outputs)
-    if bias is not None:
-        outputs += bias
-    if relu:
-        xp.maximum(outputs, 0, out=outputs)
+    add_bias(outputs, bias, relu)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
@@ -141,3 +138,11 @@ def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:
     """Rows of dy as a matrix, 0 wherever `gate`, the y that a ReLU gave, is not positive."""
     outputs = as_matrix(dy, rows)
     return outputs if gate is None else outputs * (as_matrix(gate, rows) > 0)
+
+
+def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
+    """Add bias (C,) to outputs (..., C), and take max(y, 0) if `relu`, in place."""
+    if bias is not None:
+        outputs += bias
+    if relu:
+        array_module(outputs).maximum(outputs, 0, out=outputs)

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
@@ -113,7 +115,8 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
 
 
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone.
+    """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone; a GPU's own kernels
+    leave two ways.
 
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
     """
@@ -121,16 +124,17 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
     if setting not in ("fast", "columns", "plain"):
         raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")
     c_out, c_in, kh, kw = weight.shape
-    outputs = size[0] * size[1]
+    outputs, on_cpu = size[0] * size[1], array_module(x) is np
     if setting != "fast":
         return conv if setting == "plain" else columns
     if geometry.stride == geometry.dilation == (1, 1):
         if (kh, kw) == (3, 3) and min(c_out, c_in) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS:
             return winograd
         large = kh * kw >= TAPS_KERNEL and c_in >= TAPS_CHANNELS and outputs <= TAPS_PIXELS
-        if large and any(geometry.padding):
+        if large and any(geometry.padding) and on_cpu:
             return taps
-    return conv if outputs * len(x) * c_out * c_in * kh * kw <= SMALL else columns
+    small = outputs * len(x) * c_out * c_in * kh * kw <= SMALL
+    return conv if small and on_cpu else columns
 
 
 def _side_by_side(groups: int, *arrays: tuple[Array | None, int]) -> Iterator[tuple[Any, ...]]:

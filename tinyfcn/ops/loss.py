@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyfcn.backend import Array, array_module
-from tinyfcn.ops import _check
-from tinyfcn.parallel import at_once, in_pieces, map_queue, split_evenly
+from tinyfcn.ops import _check, kernels
+from tinyfcn.parallel import in_pieces, map_queue, split_evenly
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -92,17 +92,20 @@ def softmax_cross_entropy_forward(
     def work(todo: Iterator[tuple[int, slice]]) -> None:
         for n, pixels in todo:
             g, t, w = gradient[n, :, pixels], index[n, pixels], weight[n, pixels]
-            place = (t, xp.arange(len(t)))
-            xp.subtract(flat[n, :, pixels], flat[n, :, pixels].max(axis=0), out=g)  # s - max s
+            place = (t, np.arange(len(t)))
+            np.subtract(flat[n, :, pixels], flat[n, :, pixels].max(axis=0), out=g)  # s - max s
             label_score = g[place]
-            xp.exp(g, out=g)
+            np.exp(g, out=g)
             total = g.sum(axis=0)
-            loss[n, pixels] = w * xp.where(w != 0, xp.log(total) - label_score, 0)
+            loss[n, pixels] = w * np.where(w != 0, np.log(total) - label_score, 0)
             g *= w / total
             g[place] -= w  # w (softmax - [k = t])
 
-    pieces = split_evenly(count, -(-count // at_once(xp, PIXELS)))
-    map_queue(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
+    if xp is np:
+        pieces = split_evenly(count, -(-count // PIXELS))
+        map_queue(xp, work, [(n, pixels) for n in range(images) for pixels in pieces])
+    else:
+        kernels.softmax_cross_entropy(flat, index, weight, gradient, loss)
     loss = loss.reshape(labels.shape) if reduction == "none" else loss.sum()
     return loss, Cache(gradient.reshape(scores.shape), loss.shape)
 

@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
-from tinyfcn.ops import _check
+from tinyfcn.backend import Array, empty_hwnc, hwnc, zeros_hwnc
+from tinyfcn.ops import _check, kernels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import at_once, bands, map_queue
+from tinyfcn.parallel import bands, map_queue
 
 Pair = tuple[int, int]
 Place = tuple[slice, slice]  # rows and columns of a map
@@ -82,6 +82,9 @@ def max_pool2d_forward(
         raise ValueError(f"{op}: kernel_size {kernel} does not fit into x of {x.shape[2:]} padded by {padding}")
 
     y = empty_hwnc(xp, (*x.shape[:2], *size), x.dtype)
+    if xp is not np:
+        kernels.max_pool(x, y, kernel, stride, padding)
+        return y, Cache(x, y, kernel, stride, padding)
     source, target = hwnc(x), hwnc(y)
 
     def work(todo: Iterable[slice]) -> None:
@@ -90,9 +93,9 @@ def max_pool2d_forward(
             best[...] = -np.inf
             for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
                 so_far = best[outputs]
-                xp.maximum(so_far, source[inputs], out=so_far)
+                np.maximum(so_far, source[inputs], out=so_far)
 
-    map_queue(xp, work, _bands(y))
+    map_queue(np, work, _bands(y))
     return y, Cache(x, y, kernel, stride, padding)
 
 
@@ -104,6 +107,8 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     x, y, kernel, stride, padding = cache
     xp = _check.arrays("max_pool2d_backward", dy=dy, x=x)
     _check.shape("max_pool2d_backward", "dy", dy, y.shape)
+    if xp is not np:
+        return kernels.max_pool_backward(dy, x, y, kernel, stride, padding)
     dx = zeros_hwnc(xp, x.shape, dy.dtype)
     source, target = hwnc(x), hwnc(dx)
 
@@ -112,25 +117,25 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     def work(todo: Iterable[slice]) -> None:
         for rows in todo:
             best, upstream = hwnc(y)[rows], hwnc(dy)[rows]  # (rows, W_out, N, C)
-            taken = xp.zeros(best.shape, bool)  # windows whose winner has been found
+            taken = np.zeros(best.shape, bool)  # windows whose winner has been found
             for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
                 wins = (source[inputs] == best[outputs]) > taken[outputs]
                 taken[outputs] |= wins
                 if apart:
-                    xp.multiply(upstream[outputs], wins, out=target[inputs])
+                    np.multiply(upstream[outputs], wins, out=target[inputs])
                 else:
                     target[inputs] += upstream[outputs] * wins
 
     if apart:
-        map_queue(xp, work, _bands(y))
+        map_queue(np, work, _bands(y))
     else:  # threads would add to the same inputs
         work(_bands(y))
     return dx
 
 
 def _bands(y: Array) -> list[slice]:
-    xp, pixel_bytes = array_module(y), max(y.itemsize * y.shape[0] * y.shape[1], 1)
-    return bands(xp, y.shape[2], y.shape[3], max(at_once(xp, BAND_BYTES) // pixel_bytes, 1))
+    pixel_bytes = max(y.itemsize * y.shape[0] * y.shape[1], 1)
+    return bands(np, y.shape[2], y.shape[3], max(BAND_BYTES // pixel_bytes, 1))
 
 
 def _taps(x_size: Pair, rows: slice, width: int, kernel: Pair, stride: Pair, padding: Pair) -> Iterator[tuple[Place, Place]]:

@@ -29,7 +29,7 @@ from itertools import product
 
 from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
 from tinyfcn.ops._windows import inside
-from tinyfcn.ops.conv import Geometry, as_matrix
+from tinyfcn.ops.conv import Geometry, add_bias, as_matrix
 from tinyfcn.parallel import map_shares, split_evenly, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
@@ -46,10 +46,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
             for (i, j), outputs, inputs in meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
                 met += (as_matrix(x, inputs) @ hwnc(weight)[i, j, filters].T).reshape(met.shape)
-            if bias is not None:
-                total += bias[filters]
-            if relu:
-                xp.maximum(total, 0, out=total)
+            add_bias(total, None if bias is None else bias[filters], relu)
             hwnc(y)[..., filters] = total
 
     map_shares(xp, work, split_evenly(len(weight), workers(xp)))

@@ -8,7 +8,7 @@ matrix products. Every step reads one of two buffers and writes the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
+from itertools import cycle, repeat
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, hwnc
+from tinyfcn.ops import kernels
 from tinyfcn.ops._windows import inside
 from tinyfcn.parallel import at_once, bands, split_evenly, workers
 
@@ -50,17 +51,19 @@ def count(blocks: Sequence[Block]) -> int:
 
 
 def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Buffers:
-    """Two scratch arrays that take turns, so that the one is read while the other is written.
+    """Two scratch arrays that take turns, so that the one is read while the other is written; on a GPU, new ones from its pool.
 
     Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
     smallest, 6 by 8.
     """
+    if xp is not np:
+        return repeat(lambda *shape: xp.empty(shape, dtype))
     tiles = max(prod(axis.stop - axis.start for axis in block) for block in blocks)
 
     def shaped(flat: Array) -> Callable[..., Array]:
         return lambda *shape: flat[: prod(shape)].reshape(shape)
 
-    return cycle([shaped(xp.empty(48 * tiles * depth, dtype)) for _ in range(2)])
+    return cycle([shaped(np.empty(48 * tiles * depth, dtype)) for _ in range(2)])
 
 
 def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Buffers) -> Array:
@@ -71,6 +74,9 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
     xp = array_module(x)
     down, across = block
     high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
+    if xp is not np:
+        first = TILE * down.start - padding[0], TILE * across.start - padding[1]
+        return kernels.tile_spectra(p, x, gate, first, (high, wide))
     columns = _cut_tiles(x, gate, block, padding, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
@@ -86,6 +92,8 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
 def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buffers) -> None:
     """Write A^T M A, and max of it and 0 if `relu`, for every tile of a block, into y; m is (6, 6, tile rows, columns, N, C)."""
     xp = array_module(m)
+    if xp is not np:
+        return kernels.write_tiles(a_t, m, y, (TILE * block[0].start, TILE * block[1].start), relu)
     high, wide, n, channels = m.shape[2:]
     half = next(buffers)(TILE, *m.shape[1:])
     _along_first_axis(a_t, m, half)
@@ -127,8 +135,6 @@ def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, i
 
 
 def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
-    """target[k] = sum over j of matrix[k, j] source[j], on a processor row by row of the image, which fits into the cache."""
-    xp = array_module(source)
-    lines = prod(source.shape[1:-3]) if xp is np else 1
-    source, target = (a.reshape(len(a), lines, -1).swapaxes(0, 1) for a in (source, target))
-    xp.matmul(matrix, source, out=target)
+    """target[k] = sum over j of matrix[k, j] source[j], row by row of the image, which fits into the cache."""
+    source, target = (a.reshape(len(a), prod(a.shape[1:-3]), -1).swapaxes(0, 1) for a in (source, target))
+    np.matmul(matrix, source, out=target)

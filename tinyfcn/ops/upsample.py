@@ -15,6 +15,7 @@ Nothing new is needed for the backward pass either. With y = A^T x:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.ops import _check, columns
 from tinyfcn.ops.conv import Geometry
-from tinyfcn.parallel import PIECE, at_once, map_queue, split_evenly
+from tinyfcn.parallel import PIECE, map_queue, split_evenly
 
 
 class TransposedCache(NamedTuple):
@@ -166,6 +167,11 @@ def upsample_bilinear_backward(dy: Array, cache: BilinearCache) -> Array:
 def _both_sides(left: Array, x: Array, right: Array) -> Array:
     """left @ x[n, c] @ right for every image and channel."""
     xp = array_module(x)
+    if xp is not np:  # two products of whole matrices; of batches, CuPy would have to write tables of pointers first
+        n, channels, height, width = x.shape
+        across = x.transpose(2, 0, 1, 3).reshape(-1, width) @ right  # (H N C, W_out)
+        y = left @ across.reshape(height, -1)  # (H_out, N C W_out)
+        return y.reshape(len(left), n, channels, right.shape[1]).transpose(1, 2, 0, 3)
     maps = x.reshape(-1, *x.shape[2:])  # (N C, H, W)
     y = xp.empty((len(maps), len(left), right.shape[1]), x.dtype)
 
@@ -173,10 +179,11 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
         for part in todo:
             xp.matmul(left, maps[part] @ right, out=y[part])
 
-    map_queue(xp, work, split_evenly(len(maps), -(-y.size // at_once(xp, PIECE))))
+    map_queue(xp, work, split_evenly(len(maps), -(-y.size // PIECE)))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
+@lru_cache(64)  # maps of many sizes come in turn when photographs are labelled
 def _spread(xp: ModuleType, size: int, kernel_size: int, stride: int, dtype: Any) -> Array:
     """U, made where it is used: entry (i, r) is `bilinear_filter` at i - r s, whose triangle is 0 beyond the kernel's taps."""
     tap = xp.arange((size - 1) * stride + kernel_size)[:, None] - stride * xp.arange(size)

@@ -59,7 +59,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.backend import Array, array_module
-from tinyfcn.ops import tiles
+from tinyfcn.ops import kernels, tiles
 from tinyfcn.ops.conv import Geometry
 from tinyfcn.ops.tiles import Block
 from tinyfcn.parallel import map_queue, map_shares, split_evenly, workers
@@ -129,8 +129,10 @@ def weight_gradient(
     def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
         return [gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
 
+    found = list(chain.from_iterable(map_shares(xp, work, pieces)))
+    if len(found) == 1:
+        return found[0]
     dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    found = chain.from_iterable(map_shares(xp, work, pieces))
     for (_, filters), (dw, db) in zip(pieces, found, strict=True):
         dweight[filters] += dw
         dbias[filters] += db
@@ -178,7 +180,7 @@ def gradient_of_filters(
     a_t, b_t, both = matrices(xp, x.dtype)
     du = xp.empty((36, c_out, c_in), x.dtype)
     product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
-    dbias = xp.zeros(c_out, x.dtype)
+    dbias: Array = 0
     for block in blocks:
         v = tiles.spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
         dm = tiles.spectra(a_t.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
@@ -186,28 +188,31 @@ def gradient_of_filters(
             xp.matmul(dm.swapaxes(1, 2), v, out=du)
         else:
             du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
-        dbias += dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
+        dbias = dbias + dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
     return (du.reshape(36, -1).T @ both).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
 
 
 def kernel_spectra(weight: Array) -> Array:
     """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `tiles.spectra`."""
     xp = array_module(weight)
+    if xp is not np:
+        return kernels.kernel_spectra(G, weight)
     c_out, c_in = weight.shape[:2]
     u = xp.empty((36, c_in * c_out), weight.dtype)
     *_, both = matrices(xp, weight.dtype)
 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
-            kernels = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
-            xp.matmul(both, kernels, out=u[:, channels.start * c_out : channels.stop * c_out])
+            rows = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
+            xp.matmul(both, rows, out=u[:, channels.start * c_out : channels.stop * c_out])
 
     map_shares(xp, work, split_evenly(c_in, workers(xp) if c_in * c_out > MANY_KERNELS else 1))
     return u.reshape(36, c_in, c_out)
 
 
 @cache
-def matrices(xp: ModuleType, dtype: Any) -> tuple[Array, Array, Array]:
-    """A^T, B^T, and the matrix (36, 9) that takes g to G g G^T. They go to a GPU once, not with every convolution."""
+def matrices(xp: ModuleType, dtype: Any) -> tuple[np.ndarray, np.ndarray, Array]:
+    """A^T and B^T, which a GPU's kernels have among their constants, and the matrix (36, 9) that takes g to G g G^T, which goes
+    to a GPU once, not with every convolution."""
     both = np.kron(G, G).reshape(6, 6, 9).swapaxes(0, 1).reshape(36, 9)
-    return xp.asarray(A_T, dtype), xp.asarray(B_T, dtype), xp.asarray(both, dtype)
+    return A_T.astype(dtype), B_T.astype(dtype), xp.asarray(both, dtype)
