@@ -32,10 +32,11 @@ def array_module(*arrays: Array) -> ModuleType:
 
     Raises TypeError where an argument is no array, or where arrays of both modules are mixed.
     """
-    if arrays and all(type(array) is np.ndarray for array in arrays):
-        return np  # by far the most frequent case, and asked for thousands of times a second
+    kinds = set(map(type, arrays))  # asked for thousands of times a second, mostly of arrays of one kind
+    if kinds == {np.ndarray}:
+        return np
     cupy = sys.modules.get("cupy")  # an array of CuPy's can only exist once CuPy has been imported
-    if cupy is not None and arrays and all(type(array) is cupy.ndarray for array in arrays):
+    if cupy is not None and kinds == {cupy.ndarray}:
         return cupy
     modules = set()
     for array in arrays:

@@ -162,7 +162,8 @@ def correlate(
             m = next(buffers)(*v.shape[:-1], c_out)
             xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
             if bias is not None:
-                m[POINT_ONE, POINT_ONE] += bias
+                at_one = m[POINT_ONE, POINT_ONE]
+                at_one += bias
             tiles.write(a_t, m, y, block, relu, buffers)
 
     map_queue(xp, work, blocks)
