@@ -1,14 +1,17 @@
 """Tables of results in the documentation say what the files in data/results say.
 
 A table that reports runs stands below a comment that names, row by row, the files: `<!-- results: camvid-8s, ... -->`;
-`NAME:baseline` is the constant baseline of that run's list.
+`NAME:baseline` is the constant baseline of that run's list, and a row named with a `*`, as `8s-*`, has the means of the runs that
+only differ in their seeds; "least" and "most" are theirs of mean IU.
 """
 
+import fnmatch
 import json
 import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -33,18 +36,28 @@ def tables(text):
         yield names.split(", "), lines[0], lines[2:]
 
 
+def runs_of(name):
+    """The runs that a row is about."""
+    return [RUNS[run] for run in fnmatch.filter(RUNS, name.partition(":")[0])]
+
+
 def expected(name, column):
-    """What a cell of this column must say for a result, or None where the column is none of its numbers."""
-    name, _, part = name.partition(":")
-    result = RUNS[name]
+    """What a cell of this column must say for a row's runs, or None where the column is none of their numbers."""
+    results, part = runs_of(name), "baseline" if name.endswith(":baseline") else "scores"
     if column in SCORES:
-        return f"{result['baseline' if part else 'scores'][SCORES[column]]:.3f}"
-    if part:
+        return f"{mean(result[part][SCORES[column]] for result in results):.3f}"
+    if part == "baseline":
         return None
-    if column in result["iou"]:
-        value = result["iou"][column]
-        return "" if value is None else f"{value:.2f}"
-    return {"steps": f"{result['step']:,}", "minutes": f"{result['seconds'] / 60:.0f}"}.get(column)
+    if column in ("least", "most"):
+        return f"{(min if column == 'least' else max)(result['scores']['mean_iou'] for result in results):.3f}"
+    if column in results[0]["iou"]:
+        values = [result["iou"][column] for result in results]
+        return "" if None in values else f"{mean(values):.2f}"
+    amounts = {"steps": ("step", 1, ",.0f"), "minutes": ("seconds", 60, ".0f"), "seconds": ("seconds", 1, ".0f")}
+    if column in amounts:
+        key, unit, form = amounts[column]
+        return f"{mean(result[key] for result in results) / unit:{form}}"
+    return None
 
 
 PLACES = [(page, k) for page in PAGES for k, _ in enumerate(tables(page.read_text(encoding="utf-8")))]
@@ -91,5 +104,8 @@ def test_each_command_of_the_documentation_that_made_a_run_stands_in_its_file():
         text = " ".join(page.read_text(encoding="utf-8").replace("\\\n", " ").split())
         for names, _, _ in tables(page.read_text(encoding="utf-8")):
             for name in names:
-                command = RUNS[name.partition(":")[0]]["command"]
-                assert command in text, f"{page.name} does not show how {name} was made: {command}"
+                for result in runs_of(name):
+                    command = result["command"]
+                    if "*" in name:  # in a loop over seeds
+                        command = re.sub(r"(--seed |--out runs/\w+-)\d\b", r"\1$seed", command)
+                    assert command in text, f"{page.name} does not show how {name} was made: {command}"
