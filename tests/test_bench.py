@@ -9,8 +9,9 @@ import pytest
 
 from tinyfcn import command, ops, parallel
 from tinyfcn.bench import __main__ as bench
-from tinyfcn.bench import contenders, timing
+from tinyfcn.bench import contenders, profiling, timing
 from tinyfcn.bench.contenders import CLASSES, COLUMNS, JOBS, LAYER_TASKS, NEEDS, ONNX, TINYFCN, TORCH, Work, arithmetic, map_sizes
+from tinyfcn.errors import InputError
 from tinyfcn.models import FCN8s
 
 BY_HAND = """\
@@ -166,7 +167,7 @@ def test_a_run_prints_and_writes_its_numbers(call, quick, no_others, tmp_path):
     for r in found["results"]:
         assert len(r["seconds"]) == 3 and sorted(r["seconds"])[1] == r["median_seconds"] > 0
         assert r["of_peak"] == pytest.approx(r["gflops"] / found["machine"]["peak_gflops"])
-        assert r["time_ratio"] == {TORCH: None, ONNX: None}
+        assert r["time_ratio"] == dict.fromkeys(NEEDS)
     operations = [r["gflops"] * r["median_seconds"] for r in (forward, step)]
     assert operations[1] == pytest.approx(3 * operations[0])
 
@@ -286,3 +287,66 @@ def test_scores_of_onnx_runtime():
         pytest.importorskip(module)
     work = small("forward", (ONNX,))
     same(contenders.onnx_forward(work).run()[0], contenders.forward(work).run())
+
+
+# The profile
+
+
+def test_a_profile_on_a_cpu_accounts_for_the_whole_step():
+    found = profiling.profile(small("step", (TINYFCN,)))
+    names = [row.name for row in found.rows]
+    assert {"conv2d_forward", "conv2d_backward", "max_pool2d_backward", "update of parameters", "all else"} <= set(names)
+    assert sum(row.seconds for row in found.rows) == pytest.approx(found.seconds)
+    calls = {row.name: row.calls for row in found.rows}
+    assert calls["conv2d_forward"] == 18 and calls["max_pool2d_forward"] == 5 and calls["update of parameters"] == 36
+    assert [row.seconds for row in found.rows] == sorted((row.seconds for row in found.rows), reverse=True)
+
+
+def test_a_profile_on_a_gpu_counts_what_ran_there():
+    """The trace as PyTorch's profiler writes it: calls of the host stand in it too, and do not count."""
+    steps = profiling.STEPS
+    events = [{"cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 0.0, "dur": 9.0}, {"ph": "M", "name": "process_name"}]
+    for k in range(steps):
+        events += [
+            {"cat": "kernel", "name": "product", "ts": 100.0 * k, "dur": 30.0, "args": {"grid": [1, 1, 1]}},
+            {"cat": "kernel", "name": "product", "ts": 100.0 * k + 40, "dur": 20.0},
+            {"cat": "gpu_memcpy", "name": "Memcpy HtoD", "ts": 100.0 * k + 70, "dur": 10.0, "args": {"bytes": 3_000_000}},
+        ]
+    seconds, rows = profiling.rows_of(events)
+    assert seconds == pytest.approx((100 * (steps - 1) + 80) / 1e6 / steps)
+    assert rows == [
+        profiling.Row("product", pytest.approx(50e-6), 2, 0),
+        profiling.Row("Memcpy HtoD", pytest.approx(10e-6), 1, 3_000_000),
+    ]
+    text = profiling.text(profiling.Profile(small("step", (TINYFCN,))._replace(device="gpu"), seconds, rows), most=1)
+    assert "3 launches and copies, 3.0 MB" in text and text.endswith("1 more")
+    with pytest.raises(InputError, match="saw no kernel"):
+        profiling.rows_of(events[:2])
+
+
+def test_profile_command(call, tmp_path):
+    status, out, err = call("--profile", "--width", "0.03125", "--size", "40", "--json", tmp_path / "p.json")
+    assert status == 0 and "conv2d_backward" in out and not err
+    (step,) = json.loads((tmp_path / "p.json").read_text())["profiles"]
+    assert step["work"].startswith("FCN-8s training") and step["rows"][0]["seconds"] > 0
+    assert call("--profile", "--only", "forward")[::2] == (
+        2,
+        "error: --profile: no training step is among the pieces of work\n",
+    )
+
+
+def test_only_what_a_pattern_finds(monkeypatch):
+    def chosen(*arguments):
+        return [work.title for work in bench.works(bench.parser().parse_args(arguments))]
+
+    assert chosen("--full", "--only", "fine|8x3") == [
+        "FCN-8s training, 8x3x128x128, width 0.25, same",
+        "FCN-8s fine-tuning, 2x3x224x304, hidden 512",
+    ]
+    with pytest.raises(InputError, match="no piece of work"):
+        chosen("--only", "nothing")
+
+
+def test_a_pattern_that_is_none(call):
+    status, _, err = call("--only", "(")
+    assert status == 2 and "no regular expression" in err

@@ -20,7 +20,20 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command
 from tinyfcn.backend import describe_device, processor_name, thread_count
-from tinyfcn.bench.contenders import COLUMNS, LAYER_TASKS, NEEDS, ONNX, TF32, TINYFCN, TORCH, Work, installed, map_sizes
+from tinyfcn.bench import profiling
+from tinyfcn.bench.contenders import (
+    COLUMNS,
+    LAYER_TASKS,
+    NEEDS,
+    ONNX,
+    OPTIMISERS,
+    TF32,
+    TINYFCN,
+    TORCH,
+    Work,
+    installed,
+    map_sizes,
+)
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.models.fcn import BORDER
@@ -34,6 +47,7 @@ Without arguments: a net of a quarter of the width, well under a minute on two c
 
   python -m tinyfcn.bench --full --plot bench.png      all of it, at full width: some ten minutes and 10 GB of memory
   python -m tinyfcn.bench --layers --json layers.json
+  python -m tinyfcn.bench --profile                    where the time of a training step goes
 """
 NOTES = """\
 GFLOP/s: operations of the convolutions by their definition, over the median time. There are ways to do with fewer, such as
@@ -292,6 +306,7 @@ def parser() -> command.Parser:
     parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
     parse.add_argument("--only", type=_pattern, metavar="PATTERN", help="of these, what has titles that this pattern finds")
+    parse.add_argument("--profile", action="store_true", help="where the time of the training steps goes, in place of comparing")
     command.add_device(parse)
     parse.add_argument("--width", type=command.positive(float), help="of the net in the quick run (default 0.25)")
     parse.add_argument("--size", type=command.positive(int), metavar="N", help=f"... and of its image (default {SIDE})")
@@ -315,6 +330,20 @@ def _new_file(text: str) -> Path:
     return path
 
 
+def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None) -> None:
+    """Print where the time of each training step among `todo` goes, and write it to `path`."""
+    found = []
+    for work in todo:
+        if work.task in OPTIMISERS:
+            found.append(profiling.profile(work))
+            print(f"\n{profiling.text(found[-1])}")
+    if not found:
+        raise InputError("--profile: no training step is among the pieces of work")
+    if path:
+        steps = [{"work": p.work.title, "seconds": p.seconds, "rows": [row._asdict() for row in p.rows]} for p in found]
+        path.write_text(json.dumps({"machine": facts, "profiles": steps}, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     options = parser().parse_args()
     todo = works(options)
@@ -325,6 +354,8 @@ def main() -> None:
     todo, facts = [on_device(work, device) for work in todo], machine(xp)
     print(device_line(xp, options.device))
     print(describe(facts))
+    if options.profile:
+        return profile_steps(todo, facts, options.json)
     product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)
     copy = Work(f"copy of {4 * COPY >> 20} MiB", "copy", (TINYFCN,), (COPY,), device=device)
     runs = sum(len([name for name in work.contenders if installed(name)]) for work in [product, copy, *todo])
