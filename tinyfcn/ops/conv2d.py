@@ -115,9 +115,9 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
 
 
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone; a GPU's own kernels
-    leave two ways.
+    """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone.
 
+    On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
     """
     setting = os.environ.get("TINYFCN_CONV", "fast")
