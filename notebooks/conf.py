@@ -1,5 +1,6 @@
-"""The notebooks as a site that needs no network, mathematics included: `sphinx-build -W notebooks site`."""
+"""The notebooks and the package's docstrings as a site that needs no network: `sphinx-build -W notebooks site`."""
 
+import re
 from importlib.util import find_spec
 from operator import methodcaller
 from pathlib import Path
@@ -10,7 +11,12 @@ from sphinx.application import Sphinx
 project = html_title = "tinyfcn"
 author = "the authors of tinyfcn"
 root_doc = "README"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Array": "Array"}
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
 nb_execution_mode = "off"  # the pages show the outputs that the notebooks hold
 nb_render_markdown_format = "myst"  # tables in outputs
 myst_enable_extensions = ["dollarmath"]
@@ -32,7 +38,24 @@ html_context = {"default_mode": "auto"}
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """The sidebar's list stands here, since README.md is also read where nobody knows what a toctree is."""
     if page == root_doc:
-        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n[0-9]*\n```\n"
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n[0-9]*\napi\n```\n"
+
+
+def as_text(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Docstrings are plain text: `names` in backticks, and what is indented stands as it is written."""
+    shown: list[str] = []
+    for line in lines:
+        indented = line.startswith("    ") or "   " in line.strip()  # a formula, a table
+        if indented != bool(shown and shown[-1].startswith("    ")) and line:
+            shown += ["", "::", ""] if indented else [""]
+        if indented:
+            shown.append("    " + line)
+        else:
+            pieces = re.split(r"`([^`]+)`", line)
+            pieces[::2] = (re.sub(r"([*_|\\])", r"\\\1", piece) for piece in pieces[::2])
+            pieces[1::2] = (f"``{piece}``" for piece in pieces[1::2])
+            shown.append("".join(pieces))
+    lines[:] = shown
 
 
 def add_index(app: Sphinx, error: Exception | None) -> None:
@@ -43,4 +66,5 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_contents)
+    app.connect("autodoc-process-docstring", as_text)
     app.connect("build-finished", add_index)

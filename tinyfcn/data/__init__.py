@@ -1,6 +1,6 @@
 """Labelled pictures: VOC layout on disk, a generated set, and the way from pictures to a network's input.
 
-Every dataset here is a sequence of pairs ``image, label = dataset[i]``: the image (H, W, 3) uint8 RGB, the label
+Every dataset here is a sequence of pairs `image, label = dataset[i]`: the image (H, W, 3) uint8 RGB, the label
 (H, W) uint8 holding class indices, where 255 (`IGNORE`) marks pixels that count for nothing.
 """
 

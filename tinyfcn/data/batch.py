@@ -41,7 +41,7 @@ MEAN_COLOUR = (124, 116, 104)
 def normalise(images: Array, name: str) -> Array:
     """Pictures as a network wants them: (N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32, C-contiguous, where the pictures are.
 
-    A picture that goes to a GPU should go there first: before, it takes a quarter of the bytes. ``name`` is a key of
+    A picture that goes to a GPU should go there first: before, it takes a quarter of the bytes. `name` is a key of
     `PREPROCESSING`; raises `InputError` for another.
     """
     if name not in PREPROCESSING:
@@ -75,7 +75,7 @@ def resize(image: np.ndarray, label: np.ndarray, size: float | tuple[int, int]) 
 
 
 def zoomed(image: np.ndarray, label: np.ndarray, zoom: float = 1.0, max_side: int | None = None) -> Pair:
-    """The pair ``zoom`` times as large, but its longer side, where it grows or is larger, at most ``max_side`` pixels."""
+    """The pair `zoom` times as large, but its longer side, where it grows or is larger, at most `max_side` pixels."""
     factor = zoom if max_side is None else min(zoom, max_side / max(label.shape))
     return resize(image, label, factor)
 
@@ -86,9 +86,9 @@ def mirror(image: np.ndarray, label: np.ndarray) -> Pair:
 
 
 def crop(image: np.ndarray, label: np.ndarray, top: int, left: int, height: int, width: int) -> Pair:
-    """The window of a pair from row ``top`` and column ``left`` on, of the given size, as new arrays.
+    """The window of a pair from row `top` and column `left` on, of the given size, as new arrays.
 
-    The window may reach beyond the picture on any side (``top`` and ``left`` may be negative): there the image has
+    The window may reach beyond the picture on any side (`top` and `left` may be negative): there the image has
     `MEAN_COLOUR` and the label `IGNORE`.
     """
     new_image = np.empty((height, width, 3), np.uint8)
@@ -110,8 +110,8 @@ def training_batch(
 ) -> Pair:
     """Random views of pairs, all of one size: images (N, h, w, 3) uint8 and labels (N, h, w) uint8.
 
-    Each pair is rescaled by a factor between ``scale``'s two (log-uniform: twice as large is as likely as half as
-    large), cropped, or padded where it is smaller, to ``size`` = (h, w) at a random place, and with ``mirror``
+    Each pair is rescaled by a factor between `scale`'s two (log-uniform: twice as large is as likely as half as
+    large), cropped, or padded where it is smaller, to `size` = (h, w) at a random place, and with `mirror`
     mirrored half of the time.
     """
     views = [_random_view(pair, size, rng, scale, mirror) for pair in pairs]
@@ -137,7 +137,7 @@ def _random_view(
 
 
 def _random_offset(rng: np.random.Generator, side: int, wanted: int) -> int:
-    """Where a window of ``wanted`` starts: inside a longer side, or so that it holds all of a shorter one."""
+    """Where a window of `wanted` starts: inside a longer side, or so that it holds all of a shorter one."""
     return int(rng.integers(min(0, side - wanted), max(0, side - wanted), endpoint=True))
 
 

@@ -114,10 +114,10 @@ TEXTURES: tuple[Callable[[Rng, Array, Array], Array], ...] = (flat, gradient, st
 
 
 class Shapes:
-    """The generated set: ``image, label = dataset[i]``, image (H, W, 3) uint8 RGB, label (H, W) uint8, 255 = ignore.
+    """The generated set: `image, label = dataset[i]`, image (H, W, 3) uint8 RGB, label (H, W) uint8, 255 = ignore.
 
-    Item i depends on ``seed``, ``split`` and i alone, so a shorter or longer set has the same pictures, and
-    any ``length`` is possible. An item is drawn when it is first asked for, in a few milliseconds, and kept.
+    Item i depends on `seed`, `split` and i alone, so a shorter or longer set has the same pictures, and
+    any `length` is possible. An item is drawn when it is first asked for, in a few milliseconds, and kept.
 
     Raises `InputError` for an unknown split and a length below 1.
     """
@@ -169,7 +169,7 @@ def draw_picture(rng: Rng) -> Pair:
 
 
 class Thing(NamedTuple):
-    """An object before it has a colour: a shape turned by ``angle`` around ``centre`` (x, y), scaled to ``radius``."""
+    """An object before it has a colour: a shape turned by `angle` around `centre` (x, y), scaled to `radius`."""
 
     class_index: int
     centre: tuple[float, float]

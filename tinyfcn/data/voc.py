@@ -67,10 +67,10 @@ def palette() -> np.ndarray:
 
 
 class VOCSegmentation:
-    """A segmentation set in VOC layout: ``image, label = dataset[i]``, in the order of its list.
+    """A segmentation set in VOC layout: `image, label = dataset[i]`, in the order of its list.
 
-    ``split`` is the name of a list in ImageSets/Segmentation, or the path of a text file (ending in .txt, or with a
-    folder in it) that holds one id a line. ``subset`` keeps the first so many ids of it or, with ``subset_seed``, a
+    `split` is the name of a list in ImageSets/Segmentation, or the path of a text file (ending in .txt, or with a
+    folder in it) that holds one id a line. `subset` keeps the first so many ids of it or, with `subset_seed`, a
     random so many in list order (those of a smaller subset are among those of a larger one with the same seed).
 
     Images are (H, W, 3) uint8 RGB, labels (H, W) uint8 with the palette's indices, 255 = ignore. Files are only
@@ -161,11 +161,11 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
 
 
 def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
-    """Write a dataset in VOC layout under ``root`` with ``split`` as its list; `VOCSegmentation` reads it back.
+    """Write a dataset in VOC layout under `root` with `split` as its list; `VOCSegmentation` reads it back.
 
     Images are written as PNG, which loses nothing. A root may take several splits of one set of classes; nothing
     that is there is overwritten. Raises `InputError` where the root's classes differ, where it has the list or an id
-    already, and where ``split`` or an id is a path.
+    already, and where `split` or an id is a path.
     """
     root = Path(root)
     list_path = root / LISTS / f"{split}.txt"
