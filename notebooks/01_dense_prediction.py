@@ -380,7 +380,7 @@ print(f"{pixels:,} patches; neighbours share {overlap:.1%} of their pixels")
 # | [8. VGG16's weights](08_weights.ipynb) | how does one start from a trained classifier? |
 # | [9. Training](09_training.ipynb) | what goes right, what goes wrong, and how it looks |
 # | [10. Speed](10_speed.ipynb) | from seconds to milliseconds |
-# | [11. A GPU on paper](11_gpu.ipynb) | what a GPU would do |
+# | [11. A GPU, measured](11_gpu.ipynb) | what a GPU does, and what it waits for |
 #
 # ## Exercises
 

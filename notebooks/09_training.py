@@ -788,7 +788,7 @@ assert times[True] < 0.7 * times[False]
 # ## And on a GPU?
 #
 # In 2015, three days for the 32s and about one day for each of the others, on one GPU (Long et al. 2015, section 4.3). What
-# this package's step costs on a GPU, and how to measure it on yours, is the subject of [A GPU on paper](11_gpu.ipynb).
+# this package's step costs on a GPU, and how to measure it on yours, is the subject of [A GPU, measured](11_gpu.ipynb).
 
 # %%
 TEMPORARY.cleanup()

@@ -1104,7 +1104,7 @@ print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).sh
 
 # %% [markdown]
 # What differs there: a call returns before its work is done, so a stopwatch must wait for the device; bands are larger, since
-# it takes more work to make a GPU busy; threads are not needed. See [A GPU on paper](11_gpu.ipynb).
+# it takes more work to make a GPU busy; threads are not needed. See [A GPU, measured](11_gpu.ipynb).
 #
 # ## Is it faster than PyTorch?
 #
@@ -1326,4 +1326,4 @@ with attempt():
 
 # %% [markdown]
 # ---
-# Next: [A GPU on paper](11_gpu.ipynb), where the same source meets a machine with other proportions.
+# Next: [A GPU, measured](11_gpu.ipynb), where the same source meets a machine with other proportions.
