@@ -224,13 +224,13 @@ for work in FORWARD, TRAINING:
     print(f"{WORKS[work]}: {old['launches']:,} launches at first, {per_launch:.0f} µs each;", end=" ")
     print(f"now {new['launches']}, which keep the device busy for {new['busy_milliseconds']:.1f} ms")
 slower = measured(TRAINING, "PyTorch", first)["ms"] / measured(TRAINING, "PyTorch")["ms"]
-print(f"PyTorch's step took {slower:.2f} times as long on the machine of the first version")
+print(f"PyTorch's step took {slower:.2f} times as long when the first version was measured")
 
 # %% [markdown]
 # 2,430 launches at 10 to 50 microseconds make 24 to 122 ms; it was 108. That is the story of the first version. It was
 # written the way that is good on a processor, many short calls on bands that fit into its cache, and a GPU was not
-# given enough to do between two calls. (It was measured on another machine with an H100, where PyTorch was slower, too.
-# So the factor between the versions is a little smaller than it looks.)
+# given enough to do between two calls. (Tests ran beside it when it was measured, and slowed PyTorch down, too. So the
+# factor between the versions is a little smaller than it looks.)
 #
 # What a launch costs depends on what is launched. Many of the first version's were simple calls, such as copies; a
 # kernel of today has up to twenty arguments, and does the work of many. Still, a model with one line goes far:
