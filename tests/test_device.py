@@ -2,6 +2,7 @@
 what must. Single operations: tests/ops, on all devices."""
 
 import csv
+import gc
 import json
 from contextlib import nullcontext
 
@@ -36,6 +37,7 @@ def few_bytes(xp):
     pool = xp.get_default_memory_pool()
 
     def limit(size):
+        gc.collect()
         pool.free_all_blocks()
         pool.set_limit(size=pool.total_bytes() + size)
 
@@ -182,11 +184,16 @@ def run(capfd, *arguments):
 SMALL = ("--subset", 12, "--batch-size", 4, "--evaluations", 1, "--width", 1 / 16, "--size", 48)
 
 
-def test_an_epoch_is_that_of_the_cpu(xp, capfd, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "REPORT_EVERY", 2)
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Scores are those of five pictures."""
     monkeypatch.setattr(
         training, "open_dataset", lambda *a, f=training.open_dataset: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:])
     )
+
+
+def test_an_epoch_is_that_of_the_cpu(xp, few_pictures, capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "REPORT_EVERY", 2)
     found = {}
     for device in "cpu", "gpu":
         status, out, err = run(capfd, *SMALL, "--epochs", 1, "--device", device, "--out", tmp_path / device)
@@ -202,7 +209,9 @@ def test_an_epoch_is_that_of_the_cpu(xp, capfd, tmp_path, monkeypatch):
     assert status == 0 and out.startswith("CuPy"), err
 
 
-def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_else(xp, capfd, tmp_path, monkeypatch):
+def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_else(
+    xp, few_pictures, capfd, tmp_path, monkeypatch
+):
     if not emulated.started():
         pytest.skip("only the emulated GPU counts what crosses")
     seen = []
@@ -221,9 +230,9 @@ def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_
     assert np.diff(seen, axis=0)[1:].tolist() == [without, without, with_report, without, without, without]
 
 
-def test_a_full_device_is_one_line_that_says_what_to_lower(few_bytes, capfd, tmp_path):
+def test_a_full_device_is_one_line_that_says_what_to_lower(few_bytes, few_pictures, capfd, tmp_path):
     few_bytes(4 << 20)  # enough for the net, and not for a step
-    status, _, err = run(capfd, *SMALL, "--steps", 2, "--device", "gpu", "--out", tmp_path / "run")
+    status, _, err = run(capfd, *SMALL, "--batch-size", 12, "--size", 96, "--steps", 2, "--device", "gpu", "--out", tmp_path / "run")
     assert status == 2 and "Traceback" not in err
     assert err.splitlines()[-1].startswith(
         "error: out of memory: lower --batch-size, --size, --max-side or --width (Out of memory"
