@@ -50,7 +50,7 @@ def nothing_crosses():
         return
     with emulated.counting() as counts:
         yield
-    assert not counts.crossed
+    assert not counts.crossed, counts.crossed
 
 
 def put(value):

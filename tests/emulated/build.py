@@ -16,7 +16,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 KERNEL_FLAGS = ["-O1", "-std=c++17", "-fPIC", "-w"]
-sources: dict[str, tuple[str, tuple[str, ...]]] = {}  # a kernel's name: the source that CuPy made, and its options for NVRTC
+LINK_FLAGS = ["-shared", "-Wl,-Bsymbolic"]  # a kernel may be named as a function of the C library is
+sources: dict[str, set[tuple[str, tuple[str, ...]]]] = {}  # by a kernel's name: what CuPy gave for compiling, and the options
 
 
 def cupy_folder() -> Path:
@@ -111,7 +112,8 @@ def compile_module(source: str, options: tuple[str, ...] = (), *_: Any, name_exp
     if name_expressions:
         raise NotImplementedError(f"the emulated GPU knows no templates by name: {name_expressions}")
     names = re.findall(r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(", source)
-    sources.update((name, (source, options)) for name in names)
+    for name in names:
+        sources.setdefault(name, set()).add((source, tuple(options)))
     any_grid = "CUPY_FOR(" in source and "__syncthreads" not in source
     text = source + "".join(f"\nDEFINE_CALL({name})" for name in names)
     text += f'\nextern "C" {{ extern const bool any_grid = {str(any_grid).lower()}; }}\n'
@@ -120,5 +122,5 @@ def compile_module(source: str, options: tuple[str, ...] = (), *_: Any, name_exp
     if not path.exists():
         path.write_text(text)
     module = function.Module()
-    module.load(str(made(f"{stem}.so", "g++", *KERNEL_FLAGS, *headers(), "-shared", path)).encode() + b"\0")
+    module.load(str(made(f"{stem}.so", "g++", *KERNEL_FLAGS, *headers(), *LINK_FLAGS, path)).encode() + b"\0")
     return module
