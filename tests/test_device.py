@@ -232,7 +232,9 @@ def test_a_step_of_the_loop_takes_pictures_and_labels_to_the_device_and_nothing_
 
 def test_a_full_device_is_one_line_that_says_what_to_lower(few_bytes, few_pictures, capfd, tmp_path):
     few_bytes(4 << 20)  # enough for the net, and not for a step
-    status, _, err = run(capfd, *SMALL, "--batch-size", 12, "--size", 96, "--steps", 2, "--device", "gpu", "--out", tmp_path / "run")
+    status, _, err = run(
+        capfd, *SMALL, "--batch-size", 12, "--size", 96, "--steps", 2, "--device", "gpu", "--out", tmp_path / "run"
+    )
     assert status == 2 and "Traceback" not in err
     assert err.splitlines()[-1].startswith(
         "error: out of memory: lower --batch-size, --size, --max-side or --width (Out of memory"

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import emulated
 import numpy as np
@@ -51,7 +52,7 @@ def a(cupy):
         (lambda cupy, a: a.__setitem__(..., a + 0), {"launches": 1, "on_device": 1}),
         (lambda cupy, a: cupy.zeros(3), {"memsets": 1}),
         (lambda cupy, a: a + 1, {"launches": 1}),
-        (lambda cupy, a: a[:, None] * cupy.where(a > 0, a, 0).sum(0), {"launches": 4}),
+        (lambda cupy, a: (a[:, None] * a).sum(0), {"launches": 2}),
         (lambda cupy, a: a @ a.T, {"products": 1}),
         (lambda cupy, a: a.reshape(2, 3, 1) @ a.reshape(2, 1, 3), {"products": 1}),
         (lambda cupy, a: cupy.empty(3), {}),
@@ -92,7 +93,7 @@ def test_kernels_are_counted_by_name_and_within_only(cupy, a):
 def test_counting_without_computing(cupy):
     x = cupy.ones((100, 100), np.float32)
     with emulated.without_computing(), emulated.counting() as counts:
-        large = cupy.zeros((1 << 16, 1 << 17), np.float32)  # 32 GB
+        large = cupy.zeros((1 << 14, 1 << 16), np.float32)  # 4 GB
         x += 1
         x @ x
         x[...] = x + 1
@@ -109,11 +110,10 @@ def test_counting_without_computing(cupy):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_fresh_memory_is_nan_used_before_or_not(cupy, dtype):
     for size in (3, 1000, 1 << 20):
-        x = cupy.zeros(size, dtype)
-        place = x.data.ptr
-        del x
-        x = cupy.empty(size, dtype)
-        assert x.data.ptr == place and cupy.isnan(x).all()
+        for _ in range(3):
+            x = cupy.empty(size, dtype)
+            assert cupy.isnan(x).all()
+            x[...] = 0
     beyond = cupy.lib.stride_tricks.as_strided(cupy.zeros(3, dtype), (5,), (x.itemsize,))
     assert cupy.isnan(beyond[3:]).all()
 
@@ -150,7 +150,10 @@ def test_kernels_of_one_s_own(cupy):
     both(x[0], cupy.float32(1), least, swapped)
     assert least.tolist() == [1, 2, 2] and swapped.tolist() == [False, False, True]
     windows = cupy.ElementwiseKernel(
-        "raw T x, int64 width", "T y", "const ptrdiff_t r = i / width, c = i % width; const ptrdiff_t at[] = {c, r}; y = x[at]", "windows"
+        "raw T x, int64 width",
+        "T y",
+        "const ptrdiff_t r = i / width, c = i % width; const ptrdiff_t at[] = {c, r}; y = x[at]",
+        "windows",
     )
     np.testing.assert_array_equal(windows(x, 4, cupy.empty((3, 4), np.float32)).get(), x.get().T)
 
@@ -265,20 +268,31 @@ def test_the_device(cupy):
 
 
 @on_it
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_89", "sm_90"])
-def test_nvidia_s_compiler_takes_the_kernels_of_a_training_step(cupy, architecture):
+def test_nvidia_s_compiler_takes_the_kernels_of_a_training_step(cupy):
+    """In a process of its own, where no others have been compiled."""
     if nvrtc.why_not():
         pytest.skip(nvrtc.why_not())
+    code = f"import sys; sys.path[:] = {sys.path}; import test_emulated; test_emulated.compile_a_step()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+    with pytest.raises(RuntimeError, match=r"identifier .nothing. is undefined"):
+        nvrtc.compile("__device__ int x = nothing;", (), "sm_90")
+
+
+def compile_a_step():
+    emulated.start()
+    import cupy
+
     net = FCN8s(3, 1 / 32, "same", xp=cupy)
     pictures, labels = cupy.zeros((1, 3, 40, 40), np.float32), cupy.zeros((1, 40, 40), np.uint8)
-    with emulated.counting() as counts:
-        for optimiser in SGD(1e-3, weight_decay=1e-2), Adam(1e-3, weight_decay=1e-2):
-            training.train_step(net, optimiser, pictures, labels)
-    for name in counts.kernels:
-        for source, options in emulated.sources[name]:
-            assert nvrtc.compile(source, options, architecture)
-    with pytest.raises(RuntimeError, match=r"identifier .nothing. is undefined"):
-        nvrtc.compile(f"__device__ int x = nothing; {source}", options, architecture)
+    for optimiser in SGD(1e-3, weight_decay=1e-2), Adam(1e-3, weight_decay=1e-2):
+        training.train_step(net, optimiser, pictures, labels)
+    kernels = set().union(*emulated.sources.values())
+    with ThreadPoolExecutor(2) as pool:
+        for architecture in "sm_75", "sm_89", "sm_90":
+            assert all(pool.map(lambda kernel: nvrtc.compile(*kernel, architecture), kernels))  # noqa: B023
+    print(len(kernels))
 
 
 # Where something is missing

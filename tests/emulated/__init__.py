@@ -1,13 +1,13 @@
 """The real CuPy on a machine without a GPU; README.md says how.
 
-    import emulated
+import emulated
 
-    emulated.start()
-    import cupy
+emulated.start()
+import cupy
 
-    with emulated.counting() as counts:
-        y = cupy.ones(3) + 1
-    assert counts.launches == 1 and not counts.crossed
+with emulated.counting() as counts:
+    y = cupy.ones(3) + 1
+assert counts.launches == 1 and not counts.crossed
 """
 
 from __future__ import annotations

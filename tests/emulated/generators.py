@@ -1,4 +1,4 @@
-"""In the place of CuPy's random generators, whose numbers cuRAND makes on the device: NumPy makes them, and no copy is counted."""
+"""In the place of CuPy's random generators, which draw on the device with cuRAND: NumPy draws, and no copy is counted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
+
 from emulated import runtime
 
 

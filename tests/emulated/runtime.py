@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import re
 import time
 from collections import Counter
@@ -49,7 +50,11 @@ def poison(pointer: int, size: int) -> None:
 
 
 def malloc(size: int) -> int:
-    return _libc.aligned_alloc(512, max(1, -(-size // 512)) * 512)
+    pointer = _libc.aligned_alloc(512, max(1, -(-size // 512)) * 512)
+    if not pointer:  # CuPy could not be told: ctypes drops exceptions
+        os.write(2, f"the emulated GPU is out of the host's memory: {size:,} bytes\n".encode())
+        os.abort()
+    return pointer
 
 
 def mallocAsync(size: int, stream: int) -> int:
@@ -219,7 +224,9 @@ def eventElapsedTime(start: int, end: int) -> float:
 
 # CuPy's table
 
-FUNCTIONS = {name: value for name, value in list(globals().items()) if getattr(value, "__module__", "") == __name__ and callable(value)}
+FUNCTIONS = {
+    name: value for name, value in list(globals().items()) if getattr(value, "__module__", "") == __name__ and callable(value)
+}
 del FUNCTIONS["poison"]
 C_TYPES = {
     "intptr_t": ctypes.c_ssize_t,
