@@ -13,7 +13,7 @@ FULL = ("CUBLAS_STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDA_ERROR_O
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was not enough memory: on the host, in CuPy's pool, or for one of CUDA's libraries, which say so in a text."""
+    """Whether there was not enough memory: on the host, in CuPy's pool, or for one of CUDA's libraries."""
     return isinstance(error, MemoryError) or any(name in str(error) for name in FULL)
 
 

@@ -224,9 +224,7 @@ def eventElapsedTime(start: int, end: int) -> float:
 
 # CuPy's table
 
-FUNCTIONS = {
-    name: value for name, value in list(globals().items()) if getattr(value, "__module__", "") == __name__ and callable(value)
-}
+FUNCTIONS = {name: value for name, value in list(globals().items()) if getattr(value, "__module__", "") == __name__}
 del FUNCTIONS["poison"]
 C_TYPES = {
     "intptr_t": ctypes.c_ssize_t,
