@@ -31,8 +31,8 @@ long long kernel_launches[MOST_KERNELS];
 
 /* A block of threads
 
-   A thread keeps its stack for the next block, and takes its turns by jumping: much faster than swapcontext, which asks the system
-   each time. */
+   A thread keeps its stack for the next block, and takes its turns by jumping: much faster than swapcontext, which asks the
+   system each time. */
 
 typedef struct { jmp_buf point; bool finished, has_stack; } Thread;
 
