@@ -15,6 +15,11 @@ def device(request):
         yield request.param
 
 
+def pytest_terminal_summary(terminalreporter):
+    if devices.EMULATED and devices.WHY_NOT:
+        terminalreporter.write_line(f"tests marked gpu are skipped: {devices.WHY_NOT}")
+
+
 @pytest.fixture
 def call_convert(capsys, monkeypatch):
     """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""

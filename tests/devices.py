@@ -1,22 +1,28 @@
 """The devices that tests run on; operations, optimisers and scores as a test wants them: NumPy arrays in and out, the work on the
 device of the moment.
 
-`cpu` is NumPy. `standin` is tests/standin, which treats NumPy as CuPy does. `gpu` is CuPy, where a GPU answers.
+`cpu` is NumPy. `gpu` is CuPy, where a GPU answers; with TINYFCN_GPU=emulated in the environment it is the one of tests/emulated.
 """
 
-from contextlib import contextmanager, nullcontext
+import os
+from contextlib import contextmanager
 
+import emulated
 import numpy as np
 import pytest
-import standin
 
 from tinyfcn import metrics, optim
 from tinyfcn import ops as tinyfcn_ops
 from tinyfcn.backend import array_module, choose_device, to_device, to_host, why_no_gpu
 from tinyfcn.ops import winograd
 
-NAMES = ["cpu", "standin"] + ["gpu"] * (why_no_gpu() is None)
-PARAMS = [pytest.param(name, marks=pytest.mark.gpu if name == "gpu" else ()) for name in NAMES]
+GPU = pytest.param("gpu", marks=pytest.mark.gpu)
+EMULATED = os.environ.get("TINYFCN_GPU") == "emulated"
+WHY_NOT = emulated.why_not() if EMULATED else None
+if EMULATED and not WHY_NOT:
+    emulated.start()
+WHY_NOT = WHY_NOT or why_no_gpu()
+PARAMS = ["cpu"] + [GPU] * (EMULATED or not WHY_NOT)
 ON_CPU = pytest.mark.parametrize("device", ["cpu"], indirect=True)  # for what NumPy's threads and memory do
 _module = np  # that of the device of the moment
 
@@ -25,14 +31,26 @@ _module = np  # that of the device of the moment
 def device(name):
     """Make the device `name` that of `ops` below; gives its array module."""
     global _module
-    with standin.installed() if name == "standin" else nullcontext():
-        before, _module = _module, choose_device("cpu" if name == "cpu" else "gpu")
-        for dtype in np.float32, np.float64:
-            winograd.matrices(_module, np.dtype(dtype))  # they cross to the device once
-        try:
-            yield _module
-        finally:
-            _module = before
+    if name == "gpu" and WHY_NOT:
+        pytest.skip(f"{WHY_NOT}; see tests/emulated/README.md")
+    before, _module = _module, choose_device(name)
+    for dtype in np.float32, np.float64:
+        winograd.matrices(_module, np.dtype(dtype))  # they cross to the device once
+    try:
+        yield _module
+    finally:
+        _module = before
+
+
+@contextmanager
+def nothing_crosses():
+    """Within, nothing may move between host and device, and the host may not wait; on a real GPU nobody counts."""
+    if not emulated.started():
+        yield
+        return
+    with emulated.counting() as counts:
+        yield
+    assert not counts.crossed, counts.crossed
 
 
 def put(value):
@@ -76,9 +94,8 @@ class _Ops:
 
         def call(*arguments, **options):
             arguments, options = [put(a) for a in arguments], {key: put(a) for key, a in options.items()}
-            with standin.counting() as counts:
+            with nothing_crosses():
                 result = function(*arguments, **options)
-            assert not counts, counts
             return get(result)
 
         return call

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from tinyfcn.errors import InputError, one_line
+from tinyfcn.errors import InputError, is_out_of_memory, one_line
 
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux says what a container may use
 
@@ -124,17 +124,18 @@ def why_no_gpu() -> str | None:
         cupy = import_module("cupy")
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return "CUDA finds no device"
-        x = cupy.asarray(np.ones(2, np.float32))
-        (x + x).get()  # compiles a kernel and runs it, so that what is missing is known here
+        x = cupy.asarray(np.ones((2, 2), np.float32))
+        noise = random_generator(cupy, 0).random((2, 2), dtype=np.float32)
+        (x @ x + noise).get()  # takes cuBLAS, cuRAND and the compiler, so that what is missing is known here
         return None
     except ModuleNotFoundError as error:
         if error.name == "cupy":
             return "CuPy is not installed (cupy-cuda12x or cupy-cuda13x)"
         return f"CuPy does not start: {error}"
-    except MemoryError as error:
-        return f"the device's memory is full: {one_line(str(error))}"
     except Exception as error:  # CUDA's runtime, compiler and libraries have errors of their own
         why = one_line(str(error)) or type(error).__name__
+        if is_out_of_memory(error):
+            return f"the device's memory is full: {why}"
         return f"no NVIDIA driver, or one that is too old ({why})" if "InsufficientDriver" in why else why
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tinyfcn.errors import InputError, one_line
+from tinyfcn.errors import InputError, is_out_of_memory, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +31,9 @@ def run(main: Callable[[], None]) -> int:
     except OSError as error:  # a folder that cannot be made, a full disk
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         return 2
-    except MemoryError as error:  # CuPy's is one too
+    except (MemoryError, RuntimeError) as error:  # CuPy's and CUDA's errors are one or the other
+        if not is_out_of_memory(error):
+            raise
         detail = one_line(str(error))
         print(f"error: out of memory: lower --batch-size, --size, --max-side or --width ({detail})", file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ GEOMETRIES = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True, params=[param for param in devices.PARAMS if param.values[0] == "gpu"])
+@pytest.fixture(autouse=True, params=[devices.GPU])
 def xp(request):
     with devices.device(request.param) as module:
         yield module

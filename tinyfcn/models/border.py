@@ -24,9 +24,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
-
-from tinyfcn.backend import Array, array_module, hwnc, to_device
+from tinyfcn.backend import Array, array_module, hwnc
 
 
 class Stretch(NamedTuple):
@@ -93,16 +91,15 @@ def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array
     return hwnc(dx)
 
 
-@lru_cache(64)
+@lru_cache(64)  # of an index that is made where it is used
 def _repeated(xp: ModuleType, size: int, before: int, after: int, copies: int) -> Array:
     """Which unit of the narrow map each of the wide map is."""
-    times = np.ones(size, int)
-    times[[before, after]] += copies
-    return to_device(np.repeat(np.arange(size), times), xp)
+    units = xp.arange(size + 2 * copies)
+    return units - (units - before).clip(0, copies) - (units - after - copies).clip(0, copies)
 
 
 @lru_cache(64)
 def _first(xp: ModuleType, size: int, before: int, after: int, copies: int) -> Array:
     """Where in the wide map each unit of the narrow one comes first."""
-    units = np.arange(size)
-    return to_device(units + copies * ((units > before).astype(int) + (units > after)), xp)
+    units = xp.arange(size)
+    return units + copies * ((units > before).astype(int) + (units > after))
