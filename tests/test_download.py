@@ -87,11 +87,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
     """A server of a right archive; `answers` are what it does wrong, `ranges` what it was asked for."""
+    monkeypatch.setenv("no_proxy", "*")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.answers, server.ranges, server.released = [], [], threading.Event()
     server.content = pack(voc_files())
+    server.handle_error = lambda *_: None  # a client that has heard enough
     server.url = f"http://127.0.0.1:{server.server_port}/voc.tar"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -213,7 +215,7 @@ def test_a_part_of_another_file_is_started_over(call, server, tmp_path, more):
     (tmp_path / "voc.tar.part").write_bytes(b"x" * (len(server.content) + more if more else 50_000))
     status, _, err = call()
     assert status == 0 and is_whole(tmp_path) and server.ranges[-1] is None
-    assert more or "began as another file: starting over" in err
+    assert "began as another file: starting over" in err
 
 
 def test_another_file_of_the_same_size(call, server, tmp_path):
@@ -241,7 +243,7 @@ def test_what_is_not_the_archive_is_one_line(call, server, tmp_path, answer, wor
     assert status == 2 and not out and err.count("\n") == 1 and words in errors(err)[0]
     assert list((tmp_path / "new").iterdir()) == [] and len(server.ranges) == 1
     (tmp_path / "voc.tar.part").write_bytes(server.content[:50_000])
-    server.answers = [answer]
+    server.answers = [answer | {"ranges": False}]
     assert call()[0] == 2 and (tmp_path / "voc.tar.part").stat().st_size == 50_000  # no fault of what had come
     assert call()[0] == 0 and is_whole(tmp_path)
 
@@ -262,10 +264,13 @@ def test_what_may_pass_is_tried_a_few_times(call, server, tmp_path, answer, word
     server.answers = [answer] * 2
     status, _, err = call()
     assert status == 0 and is_whole(tmp_path) and len(server.ranges) == 3 and err.count(words) == 2
-    shutil.rmtree(tmp_path / "VOCdevkit")
-    server.answers = [answer | {"until": 0}] * 9 if "range" not in answer else [{"status": 503}] * 9
+
+
+def test_what_does_not_pass_is_given_up(call, server, tmp_path):
+    server.answers = [{"status": 503}] * 9
     status, _, err = call()
-    assert status == 2 and len(errors(err)) == 1 and "try again later" in err and len(server.ranges) == 7
+    assert status == 2 and len(errors(err)) == 1 and len(server.ranges) == 4 and list(tmp_path.iterdir()) == []
+    assert f"0 of {len(server.content)} bytes have come; try again later" in errors(err)[0]
 
 
 def test_a_transfer_that_stalls_is_resumed(call, server, tmp_path):
@@ -288,7 +293,6 @@ EVIL = [
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.SYMTYPE, "../../../../evil"),
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.LNKTYPE, "../evil"),
-    special(f"{HOME}/JPEGImages/link.jpg", tarfile.LNKTYPE, "nothing"),
     special(f"{HOME}/JPEGImages/device.jpg", tarfile.CHRTYPE),
     special(f"{HOME}/JPEGImages/pipe.jpg", tarfile.FIFOTYPE),
     special(f"{HOME}/Annotations/pipe.xml", tarfile.FIFOTYPE),
@@ -358,6 +362,7 @@ def test_an_old_python_is_told_before_anything_comes(call, server, monkeypatch):
     assert status == 2 and "Python 3.11.4" in err and server.ranges == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
 def test_the_command_line_itself(server, tmp_path):
     """In a process of its own: Ctrl-C leaves the part file and says how to go on, and the same command does."""
     table = json.dumps(entry(server.content, server.url)._asdict())
@@ -370,14 +375,14 @@ def test_the_command_line_itself(server, tmp_path):
     start = [sys.executable, "-c", code, "voc2012", "--root", str(tmp_path)]
     server.answers = [{"stall": True, "until": 50_000}]
     process = subprocess.Popen(start, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 20
-    while not server.ranges and time.monotonic() < deadline:
+    part, deadline = tmp_path / "voc.tar.part", time.monotonic() + 20
+    while not (part.exists() and part.stat().st_size > 40_000) and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)  # until the 50,000 bytes are through
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "Traceback" not in err and err.endswith("interrupted\n")
-    assert out == f"{tmp_path / 'voc.tar.part'} holds 0.00 GB; the same command goes on from there\n"
-    assert (tmp_path / "voc.tar.part").read_bytes() == server.content[:50_000]
+    assert out == f"{part} holds 0.00 GB; the same command goes on from there\n"
+    come = part.stat().st_size
+    assert come > 40_000 and part.read_bytes() == server.content[:come]
     done = subprocess.run(start, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and is_whole(tmp_path) and server.ranges == [None, "bytes=50000-"]
+    assert done.returncode == 0 and is_whole(tmp_path) and server.ranges == [None, f"bytes={come}-"]

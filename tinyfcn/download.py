@@ -75,7 +75,9 @@ def parser() -> command.Parser:
     parse.add_argument(
         "--root", type=Path, required=True, metavar="DIR", help="where to put it: voc2012 becomes DIR/VOCdevkit/VOC2012"
     )
-    parse.add_argument("--url", type=_address, help="another address of the same archive (default: its publisher's)")
+    parse.add_argument(
+        "--url", type=address, metavar="URL", help="another address of the same archive (default: its publisher's)"
+    )
     parse.add_argument("--keep", action="store_true", help="keep the archive once it is unpacked")
     return parse
 
@@ -228,7 +230,8 @@ def _first_byte(response: HTTPResponse, url: str, start: int, size: int) -> int:
 def unpack(path: Path, archive: Archive, root: Path) -> None:
     """Unpack the folders that are needed, and put them into place when all pairs are there.
 
-    Raises `InputError`, and leaves nothing behind, where a member would land elsewhere or is no plain file or folder inside.
+    Raises `InputError`, and leaves nothing behind, where a member would land elsewhere, is a device or links to the
+    outside, and where pairs are missing.
     """
     wanted = [PurePosixPath(archive.home, folder) for folder in archive.folders]
 
@@ -240,8 +243,8 @@ def unpack(path: Path, archive: Archive, root: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix=".tinyfcn.", dir=root) as scratch:
         try:
-            with tarfile.open(path, "r:") as tar:
-                tar.extractall(scratch, tqdm(tar, unit=" files", desc="unpacking"), filter=choose)
+            with tarfile.open(path, "r:") as tar, tqdm(tar, unit=" files", desc="unpacking") as members:
+                tar.extractall(scratch, members, filter=choose)
         except (tarfile.TarError, KeyError, ValueError) as error:  # KeyError, ValueError: a link to nothing, a name with a NUL
             raise InputError(f"{path} cannot be unpacked: {error}") from None
         home = Path(scratch, archive.home)
@@ -254,7 +257,7 @@ def unpack(path: Path, archive: Archive, root: Path) -> None:
 # Small things
 
 
-def _address(text: str) -> str:
+def address(text: str) -> str:
     """An argument type: an address that begins with https:// or http://."""
     if urlsplit(text).scheme not in ("https", "http"):
         raise argparse.ArgumentTypeError(f"must begin with https:// or http://, got {text}")
