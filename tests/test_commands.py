@@ -574,10 +574,7 @@ def test_predict_writes_nothing_where_a_photograph_cannot_be_read(run_folder, ph
 def test_evaluate_writes_over_the_same_evaluation_alone(run_folder, call, tmp_path):
     def refused(file, *options):
         before = files(file.parent)
-        for run in [run_folder, "--data", "shapes"], [run_folder]:
-            status, _, err = call(evaluate, *run, *options)
-            if status == 2:
-                break
+        status, _, err = call(evaluate, run_folder, *options)
         assert status == 2 and err.count("\n") == 1 and str(file) in err and "--overwrite" in err
         assert files(file.parent) == before
 
@@ -615,7 +612,7 @@ def test_convert_overwrites_nothing_unasked(run_folder, call, tmp_path):
 
 
 def test_each_command_that_reads_pictures_has_a_limit(run_folder, voc, photograph, call, tmp_path):
-    assert call(train, "--data", voc, *SMALL, "--steps", 2, "--max-pixels", 9216, "--out", tmp_path / "enough")[0] == 0
+    assert call(train, "--data", voc, *SMALL, "--steps", 2, "--max-pixels", 100_000, "--out", tmp_path / "enough")[0] == 0
     assert "max_pixels" not in read_config(tmp_path / "enough")
     for module, *arguments in (
         (train, "--data", voc, *SMALL, "--steps", 2, "--out", tmp_path / "less"),

@@ -143,6 +143,7 @@ def test_a_transparent_palette_stays_transparent_in_every_piece(tmp_path):
     assert np.array_equal(read_image(tmp_path / "photo.png"), np.array([(255, 255, 255), RED])[index])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_a_damaged_picture_is_one_line(tmp_path):
     """Bytes of every kind of picture are changed at random: each is read or refused."""
     rng = np.random.default_rng(0)

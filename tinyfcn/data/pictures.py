@@ -66,7 +66,7 @@ def read_image(path: PathLike) -> np.ndarray:
         ImageOps.exif_transpose(image, in_place=True)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for rows in split_evenly(image.height, -(-image.height * image.width // PIECE)):  # so that copies stay small
-            pixels[rows] = _to_rgb(image.crop((0, rows.start, image.width, rows.stop)))
+            pixels[rows] = np.asarray(_to_rgb(image.crop((0, rows.start, image.width, rows.stop))))
         return pixels
 
 
