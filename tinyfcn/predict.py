@@ -94,7 +94,7 @@ def _check_targets(images: list[Path], out: Path, overwrite: bool) -> None:
     targets = Counter(target for image in images for target in _targets(image, out))
     for target, count in targets.items():
         if count > 1:
-            raise InputError(f"{count} predictions would be written to {target}, --overwrite or not; use two --out")
+            raise InputError(f"{count} predictions would be written to {target}, one over the other; use two --out")
         if target.resolve() in sources:
             raise InputError(f"{target} is one of the photographs and would be overwritten; give another --out")
     check_free(targets, overwrite)

@@ -111,7 +111,7 @@ def test_the_limit_is_the_user_s(tmp_path):
 
 def whole(image: Image.Image) -> np.ndarray:
     """What `read_image` should make of a picture, in one go."""
-    if image.mode == "I;16":
+    if image.mode.startswith("I"):  # I;16, or I in older versions of Pillow
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -131,7 +131,7 @@ def test_pieces_make_the_whole_in_every_mode(tmp_path, mode):
     path = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
     image.save(path)
     with Image.open(path) as again:
-        assert again.mode == mode
+        assert again.mode in (mode, mode.removesuffix(";16"))
         assert np.array_equal(read_image(path), whole(again))
 
 
