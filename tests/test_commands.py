@@ -20,6 +20,7 @@ from tinyfcn import command, evaluate, plot, predict, train, training
 from tinyfcn.convert import __main__ as convert
 from tinyfcn.data import Shapes, normalise, palette, pictures, read_image, write_label, write_voc
 from tinyfcn.data.loader import make_batch
+from tinyfcn.files import MAX_PIXELS
 from tinyfcn.inference import load_network
 from tinyfcn.models import VGG16
 from tinyfcn.recipes import RECIPES
@@ -44,7 +45,7 @@ def call(monkeypatch, capfd):
 
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        monkeypatch.setattr(pictures, "_max_pixels", pictures.MAX_PIXELS)
+        monkeypatch.setattr(pictures, "_max_pixels", MAX_PIXELS)
         capfd.readouterr()
         status = command.run(module.main)
         return status, *capfd.readouterr()

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import Any, NoReturn
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
+from tinyfcn.files import MAX_PIXELS
 
 LONGEST = 1000  # characters of a line in the terminal
 
@@ -80,7 +81,7 @@ def add_max_pixels(parse: argparse._ActionsContainer) -> None:
         type=positive(int),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="refuse pictures of more than N pixels, before they fill the memory (default 178,956,970)",
+        help=f"refuse pictures of more than N pixels, before they fill the memory (default {MAX_PIXELS:,})",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tinyfcn.errors import InputError
 
 MEBIBYTES = 16  # of text: a hundred times as much as any list of ids or classes
+MAX_PIXELS = 178_956_970  # of a picture: as in Pillow, which warns from half as many on
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",

@@ -12,6 +12,7 @@ from PIL import EpsImagePlugin, Image, features
 
 from tinyfcn.data import pictures, read_image, read_label
 from tinyfcn.errors import InputError
+from tinyfcn.files import MAX_PIXELS
 from tinyfcn.parallel import PIECE
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -19,7 +20,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 @pytest.fixture(autouse=True)
 def limit(monkeypatch):
-    monkeypatch.setattr(pictures, "_max_pixels", pictures.MAX_PIXELS)
+    monkeypatch.setattr(pictures, "_max_pixels", MAX_PIXELS)
 
 
 @pytest.mark.parametrize("kind", pictures.PHOTOGRAPHS)

@@ -17,12 +17,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tinyfcn.errors import InputError
-from tinyfcn.files import check_regular
+from tinyfcn.files import MAX_PIXELS, check_regular
 from tinyfcn.parallel import PIECE, split_evenly
 
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of several pictures in a file, the first: also where JPEG is MPO
 LABELS = ("PNG",)  # which keeps indices as they are
-MAX_PIXELS = 178_956_970  # as in Pillow, which warns from half as many on
 
 # Whatever Pillow raises on bytes that are not the picture they claim to be.
 _UNREADABLE = (
