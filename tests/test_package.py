@@ -42,7 +42,7 @@ def test_the_package_offers_what_people_use():
         ("import tinyfcn", "numpy"),
         *(
             (f"import tinyfcn.{name}", "matplotlib")
-            for name in ("train", "evaluate", "predict", "convert.__main__", "bench.__main__")
+            for name in ("train", "evaluate", "predict", "convert.__main__", "download", "bench.__main__")
         ),
         ("import tinyfcn.ops, tinyfcn.models", "PIL"),
     ],
@@ -67,7 +67,7 @@ def test_what_is_no_command_is_named(call):
     assert (
         status == 2
         and not out
-        and err == "error: 'trian' is none of the commands train, evaluate, predict, convert, bench (see --help)\n"
+        and err == "error: 'trian' is none of the commands train, evaluate, predict, convert, download, bench (see --help)\n"
     )
 
 

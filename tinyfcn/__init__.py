@@ -13,7 +13,7 @@ Where to begin:
     scores = net.forward(x, training=True)      # x (N, 3, H, W), scores (N, 21, H, W)
     net.backward(dscores)                       # fills net.grads
 
-On the command line: `tinyfcn train`, `evaluate`, `predict`, `convert` and `bench`, each with --help.
+On the command line: `tinyfcn train`, `evaluate`, `predict`, `convert`, `download` and `bench`, each with --help.
 """
 
 from importlib import import_module

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "score a trained network on labelled images",
     "predict": "label every pixel of photographs",
     "convert": "turn a file of weights into one of this package, or an FCN into an ONNX model",
+    "download": "get PASCAL VOC 2012 from its publisher",
     "bench": "time this machine, beside PyTorch and ONNX Runtime",
 }
 PACKAGES = ("convert", "bench")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -24,7 +25,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> int:
     """Call a command's main function; returns its exit status.
 
-    0: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted.
+    0: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted, or
+    128 and the signal that asked for the end.
     """
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, TextIOWrapper):
@@ -45,9 +47,9 @@ def run(main: Callable[[], None]) -> int:
         detail = one_line(str(error))
         print(f"error: out of memory: lower --batch-size, --size, --max-side or --width ({detail})", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def say(text: str) -> None:

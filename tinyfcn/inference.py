@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
 def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None) -> ConfusionMatrix:
     """Predict every image of a dataset and count the pixels, at the image's own size."""
     matrix = ConfusionMatrix(net.num_classes)
-    pairs = prefetch(lambda i: dataset[i], range(len(dataset)))
-    for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
-        matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
+    with closing(prefetch(lambda i: dataset[i], range(len(dataset)))) as pairs:
+        for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
+            matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
     return matrix
 
 

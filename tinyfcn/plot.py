@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tinyfcn.data import IGNORE, palette
+from tinyfcn.files import replacing
 from tinyfcn.parallel import PIECE, split_evenly
+from tinyfcn.report import read_log
 
 # Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
 
@@ -49,15 +50,15 @@ def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], class
     colours = palette() / 255
     handles = [Patch(facecolor=colours[k], edgecolor="0.5", label="ignored" if k == IGNORE else classes[k]) for k in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=100)
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def curves(log: str | Path, path: str | Path) -> None:
     """The loss and the validation scores of a log.csv over the steps."""
     from matplotlib.figure import Figure
 
-    with open(log, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_log(Path(log))
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(*_series(rows, "loss"), color="tab:blue")
@@ -68,7 +69,8 @@ def curves(log: str | Path, path: str | Path) -> None:
     right.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=100)
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

@@ -14,11 +14,10 @@ from tinyfcn.backend import to_host
 from tinyfcn.data import read_image, write_label
 from tinyfcn.data.pictures import check_image
 from tinyfcn.errors import InputError
-from tinyfcn.files import check_free
+from tinyfcn.files import check_free, replacing
 from tinyfcn.inference import load_network, predict
 from tinyfcn.models import FCN
 from tinyfcn.report import device_line
-from tinyfcn.weights import replacing
 
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
 

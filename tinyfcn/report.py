@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from tinyfcn.backend import choose_device, describe_device, why_no_gpu
 from tinyfcn.errors import InputError
+from tinyfcn.files import write_json, write_text
 from tinyfcn.metrics import SCORES
 
 
@@ -28,20 +30,20 @@ def device_line(xp: ModuleType, asked: str) -> str:
     return describe_device(xp) + (f" (no GPU: {why_no_gpu()})" if asked == "auto" and xp is np else "")
 
 
+FIELDS = ("step", "lr", "loss", "images_per_s", *SCORES)  # of log.csv; the scores only where there was an evaluation
+
+
 class Log:
     """log.csv: a row a report. Rows after the step at which a run is taken up again are dropped."""
 
-    FIELDS = ("step", "lr", "loss", "images_per_s", *SCORES)
-
     def __init__(self, path: Path, step: int) -> None:
-        self.path, rows = path, []
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self.file = path.open("w", newline="", encoding="utf-8")
-        self.writer = csv.DictWriter(self.file, self.FIELDS)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, FIELDS)
+        writer.writeheader()
+        writer.writerows(row for row in read_log(path) if int(row["step"]) <= step)
+        write_text(path, text.getvalue())
+        self.file = path.open("a", newline="", encoding="utf-8")
+        self.writer = csv.DictWriter(self.file, FIELDS)
 
     def __enter__(self) -> Log:
         return self
@@ -54,13 +56,30 @@ class Log:
         self.file.flush()
 
 
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log.csv, without those that were torn when the machine went down; none where there is no such file."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    return [row for row in csv.DictReader(text.splitlines()) if _is_whole(row)]
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    if tuple(row) != FIELDS or None in row.values():
+        return False
+    try:
+        return int(row["step"]) >= 0 and all(math.isfinite(float(row[name])) for name in FIELDS[1:] if row[name])
+    except ValueError:
+        return False
+
+
 def describe(scores: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Write metrics.json: what `ConfusionMatrix.summary` says, and what else is known of the run."""
-    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_json(path, metrics)
 
 
 def report(metrics: dict[str, Any]) -> str:

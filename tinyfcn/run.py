@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyfcn.errors import InputError
+from tinyfcn.files import write_json
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class Config:
     preprocessing: str | None = None  # None: what the initial weights say, torchvision's where there are none
     seed: int = 0
     device: str = "auto"
+    checkpoint_minutes: float = 5.0  # that a run which is killed may lose
+    keep: str = "last"  # "best": in the end the last checkpoint goes, with the optimiser's moments
     command: str = ""  # that made the run, for people
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        write_json(path, asdict(self))
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import shlex
@@ -17,6 +18,7 @@ from tinyfcn.data import PREPROCESSING
 from tinyfcn.data.balance import CLASS_WEIGHTS
 from tinyfcn.data.loader import open_dataset
 from tinyfcn.errors import InputError
+from tinyfcn.files import OWNER, PARTIAL, owned
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
 from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
@@ -134,14 +136,36 @@ def parser() -> argparse.ArgumentParser:
     run = parse.add_argument_group("run folder")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="new folder for all that the run makes (default: runs/DATA-MODEL-N)")
-    where.add_argument("--resume", metavar="RUN", help="go on with a run; only --steps, --epochs and --device may change")
+    where.add_argument(
+        "--resume", metavar="RUN", help="go on with a run; only --steps, --epochs, --device and the options below may change"
+    )
+    run.add_argument(
+        "--checkpoint-minutes",
+        type=number,
+        metavar="M",
+        help=f"what a run that is killed may lose (default {default.checkpoint_minutes:g})",
+    )
+    run.add_argument(
+        "--keep",
+        choices=("last", "best"),
+        help="last (default): the checkpoint to go on from too, three times as large with the optimiser's moments; "
+        "best: remove it in the end",
+    )
     return parse
 
 
 def main() -> None:
     given = vars(parser().parse_args())
     command_line = shlex.join(["python", "-m", "tinyfcn.train", *sys.argv[1:]])
-    run = _resume(Path(given.pop("resume")), given) if "resume" in given else _new(given | {"command": command_line})
+    with contextlib.ExitStack() as owning:
+        if "resume" in given:
+            run = _resume(Path(given.pop("resume")), given, owning)
+        else:
+            run = _new(given | {"command": command_line}, owning)
+        _train(run)
+
+
+def _train(run: Run) -> None:
     config = run.config
     print(device_line(run.net.xp, config.device))
     if (warning := risk(config)) is not None:
@@ -154,7 +178,8 @@ def main() -> None:
     try:
         run.train()
     except KeyboardInterrupt:
-        print(f"stopped at step {run.step}; go on with: python -m tinyfcn.train --resume {run.folder}")
+        where = "" if run.saved == run.step else f" from step {run.saved}"
+        print(f"stopped at step {run.step}; go on{where} with: python -m tinyfcn.train --resume {run.folder}")
         raise
     metrics = json.loads(run.paths.metrics.read_text(encoding="utf-8"))
     print(f"\nbest checkpoint: step {metrics['step']}, on {len(run.val_set)} held-out images\n")
@@ -162,7 +187,7 @@ def main() -> None:
     print(f"\n{run.folder}: {', '.join(path.name for path in run.paths if path.exists())}")
 
 
-def _new(given: dict[str, Any]) -> Run:
+def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
     base: dict[str, Any] = {}
     if "init" in given and Path(given["init"]).is_dir():  # a run's folder
         given["init"] = str(paths(Path(given["init"])).best)
@@ -175,7 +200,7 @@ def _new(given: dict[str, Any]) -> Run:
     if config.init and config.from_run:
         raise InputError("--init and --from both name initial weights; give one of them")
     folder = Path(out) if out else _free_folder(config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not _is_free(folder):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
     told = run.start()
@@ -184,24 +209,41 @@ def _new(given: dict[str, Any]) -> Run:
     if told:
         print(told)
     try:
+        while not out:  # another run may have taken the free folder since
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                break
+            run.move(_free_folder(config))
+            folder = run.folder
         folder.mkdir(parents=True, exist_ok=True)
+        owning.enter_context(owned(folder))
         run.write_settings()
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
     return run
 
 
-def _resume(folder: Path, given: dict[str, Any]) -> Run:
-    fixed = sorted(set(given) - {"steps", "epochs", "device"})
+def _is_free(folder: Path) -> bool:
+    """Whether there is nothing to lose in a folder: no more than what a run leaves that ended before its first checkpoint."""
+    if not folder.exists():
+        return True
+    files = paths(folder)
+    nothing = {OWNER, files.config.name, files.class_weights.name, files.log.name}
+    return folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
+
+
+def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
+    fixed = sorted(set(given) - {"steps", "epochs", "device", "checkpoint_minutes", "keep"})
     if fixed:
         option = {"from_run": "from"}.get(fixed[0], fixed[0].replace("_", "-"))
         raise InputError(f"--{option} cannot change in a run that is resumed; start a new one")
     config = _config(read_config(folder), given)
+    owning.enter_context(owned(folder))
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
     run = Run(config, folder)
     run.resume()
-    if run.step >= config.steps and run.paths.predictions.exists():
+    if run.is_finished:
         raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
     config.write(run.paths.config)
     return run

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -18,8 +18,9 @@ from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights
-from tinyfcn.data.loader import make_batch, open_dataset, prefetch
-from tinyfcn.errors import InputError
+from tinyfcn.data.loader import batch_indices, make_batch, open_dataset, prefetch
+from tinyfcn.errors import InputError, one_line
+from tinyfcn.files import write_json
 from tinyfcn.inference import evaluate, plot_predictions
 from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
@@ -29,6 +30,7 @@ from tinyfcn.report import Log, describe, open_device, write_metrics
 from tinyfcn.run import Config, paths
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MOMENT = "optimiser."  # before the names of the optimiser's moments, in the last checkpoint
 
 
@@ -73,6 +75,13 @@ def train_step(
     return loss
 
 
+class Mean(NamedTuple):
+    """A mean over steps that is not finished."""
+
+    total: float
+    steps: int
+
+
 class Run:
     """A training run: its network, its optimiser, and how far it has come."""
 
@@ -92,8 +101,16 @@ class Run:
         self.trained: set[str] = set()  # layers that came trained from the file that the first stage started from
         self.class_weights: dict[str, float] | None = None
         self.step = 0
+        self.saved: int | None = None  # step of the last checkpoint
         self.best = -1.0  # mean IU of the best evaluation so far
         self.seconds = 0.0  # of training and evaluating so far
+        self.whole = True  # whether no step is half done
+        self.losses: list[Array] = []  # of the last steps, on the device
+        self.reported = Mean(0.0, 0)  # what the next report averages, besides those
+
+    def move(self, folder: Path) -> None:
+        """Let the run have another folder, before there is anything in it."""
+        self.folder, self.paths = folder, paths(folder)
 
     def start(self) -> str:
         """Take over initial weights where the configuration names some; returns an account of them."""
@@ -144,7 +161,7 @@ class Run:
         """Write what decides the run into its folder."""
         self.config.write(self.paths.config)
         if self.class_weights is not None:
-            self.paths.class_weights.write_text(json.dumps(self.class_weights, indent=2) + "\n", encoding="utf-8")
+            write_json(self.paths.class_weights, self.class_weights)
 
     def resume(self) -> None:
         """Go back to the last checkpoint of the folder."""
@@ -156,6 +173,7 @@ class Run:
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)
         self.seconds = description.get("seconds", 0.0)
         self.step, self.best = description["step"], description["best"]
+        self.saved, self.reported = self.step, Mean(*description.get("losses", (0.0, 0)))
         moments = {
             name.removeprefix(MOMENT): to_device(moment, self.net.xp)
             for name, moment in tensors.items()
@@ -164,10 +182,39 @@ class Run:
         self.optimiser.restore(moments, self.step)
 
     def save(self) -> None:
-        """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old."""
+        """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old.
+
+        Raises InputError where training has diverged; the checkpoint before stays.
+        """
+        self.settle()
         moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        extra = self._extra() | {"best": self.best, "seconds": self._elapsed()}
+        extra = self._extra() | {"best": self.best, "seconds": self._elapsed(), "losses": list(self.reported)}
+        self.check_parameters()
         weights.write(self.paths.last, self.net.tensors() | moments, self.net.description() | extra)
+        self.saved = self.step
+
+    def check_parameters(self) -> None:
+        """Raise InputError where training has made a parameter infinite or no number."""
+        for name, p in self.net.params.items():
+            if not self.net.xp.isfinite(p).all():
+                raise self._diverged(f"{name} is no longer finite", self.step)
+
+    def settle(self) -> None:
+        """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
+        losses = [float(loss) for loss in self.losses]
+        for steps_ago, loss in enumerate(reversed(losses)):
+            if not math.isfinite(loss) and all(map(math.isfinite, losses[: len(losses) - steps_ago - 1])):
+                raise self._diverged(f"the loss is {loss}", self.step - steps_ago)
+        self.reported = Mean(self.reported.total + sum(losses), self.reported.steps + len(losses))
+        self.losses.clear()
+
+    def _diverged(self, what: str, step: int) -> InputError:
+        """The error that says where training went wrong, and what can be done."""
+        config = self.config
+        indices = batch_indices(len(self.train_set), config.batch_size, step - 1, config.seed)
+        images = ", ".join(one_line(str(self.train_set.ids[i]), 80) for i in indices[:8])
+        kept = f"; the checkpoint of step {self.saved} is whole" if self.saved is not None else ""
+        return InputError(f"training diverged: {what} at step {step} (images {images}); lower --lr, here {config.lr:g}{kept}")
 
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""
@@ -186,41 +233,55 @@ class Run:
         """Go on to the configured number of steps, then write the pictures and scores."""
         config = self.config
         evaluate_at = {math.ceil(config.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
-        batches = prefetch(lambda step: make_batch(self.train_set, config, step), range(self.step, config.steps))
         class_weight = None
         if self.class_weights is not None:
             class_weight = to_device(np.array(list(self.class_weights.values()), self.net.dtype), self.net.xp)
-        losses: list[Array] = []
         self.started = clock = time.perf_counter()
         images = 0  # since then
         with (
+            warnings.catch_warnings(),
+            closing(prefetch(lambda step: make_batch(self.train_set, config, step), range(self.step, config.steps))) as batches,
             Log(self.paths.log, self.step) as log,
             tqdm(total=config.steps, initial=self.step, unit="step") as bar,
-            deferred_interrupt() as interrupted,
+            deferred_signals() as came,
         ):
-            for pixels, labels in batches:
-                if interrupted():
-                    self.save()
-                    raise KeyboardInterrupt
-                lr_factor = SCHEDULES[config.schedule](self.step / config.steps)
-                losses.append(self._train_step(pixels, labels, lr_factor, class_weight))
-                images += len(pixels)
-                bar.update()
-                if self.step % REPORT_EVERY and self.step not in evaluate_at:
-                    continue
-                loss = float(sum(losses)) / len(losses)  # a GPU is waited for here
-                if not math.isfinite(loss):
-                    raise InputError(f"the loss is {loss} at step {self.step}: training diverged; lower --lr")
-                losses.clear()
-                speed = images / (time.perf_counter() - clock)
-                bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
-                row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
-                if self.step in evaluate_at:
-                    scores = self._evaluate()
-                    row |= scores
-                    bar.write(f"step {self.step}: " + describe(scores))
-                    clock, images = time.perf_counter(), 0  # the clock stops for evaluation
-                log.write(row)
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that overflow: `settle` says more
+            if self.saved is None:
+                self.save()
+            due = time.monotonic() + 60 * config.checkpoint_minutes
+            try:
+                for pixels, labels in batches:
+                    if came():
+                        self.save()
+                        raise KeyboardInterrupt(*came())
+                    if time.monotonic() > due:
+                        self.save()
+                        due = time.monotonic() + 60 * config.checkpoint_minutes
+                    lr_factor = SCHEDULES[config.schedule](self.step / config.steps)
+                    self.losses.append(self._train_step(pixels, labels, lr_factor, class_weight))
+                    images += len(pixels)
+                    bar.update()
+                    if self.step % REPORT_EVERY and self.step not in evaluate_at:
+                        continue
+                    self.settle()
+                    loss = self.reported.total / self.reported.steps
+                    self.reported = Mean(0.0, 0)
+                    speed = images / (time.perf_counter() - clock)
+                    bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
+                    row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
+                    if self.step in evaluate_at:
+                        scores = self._evaluate()
+                        log.write(row | scores)
+                        self.save()
+                        bar.write(f"step {self.step}: " + describe(scores))
+                        clock, images = time.perf_counter(), 0  # the clock stops for evaluation
+                    else:
+                        log.write(row)
+            except Exception:
+                if self.whole and self.saved != self.step:  # an image that does not open, a terminal that was closed
+                    with suppress(InputError):
+                        self.save()
+                raise
         self.finish()
 
     def _train_step(self, pixels: np.ndarray, labels: np.ndarray, lr_factor: float, class_weight: Array | None) -> Array:
@@ -229,11 +290,14 @@ class Run:
         if config.dropout:
             net.rng = random_generator(net.xp, [config.seed, 3, self.step])
         x = normalise(to_device(pixels, net.xp), net.preprocessing)
+        self.whole = False  # some layers have been updated, and others not
         loss = train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor, class_weight)
+        self.whole = True
         self.step += 1
         return loss
 
     def _evaluate(self) -> dict[str, float]:
+        self.check_parameters()
         matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side)
         if math.isnan(matrix.mean_iou):
             raise InputError(f"{self.config.val_split} of {self.config.data} has no labelled pixel: all are ignored")
@@ -246,7 +310,6 @@ class Run:
                 "machine": f"{processor_name()}, {describe_device(self.net.xp)}",
             }
             write_metrics(self.paths.metrics, matrix.summary(self.val_set.classes) | about)
-        self.save()
         return matrix.scores()
 
     def finish(self) -> None:
@@ -254,22 +317,33 @@ class Run:
         plot.curves(self.paths.log, self.paths.curves)
         self.net.load(self.paths.best)
         plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.zoom, self.config.max_side)
+        if self.config.keep == "best":
+            self.paths.last.unlink(missing_ok=True)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, and the pictures are of the best checkpoint and not of one before."""
+        if self.step < self.config.steps or not self.paths.best.exists():
+            return False
+        newest = self.paths.best.stat().st_mtime_ns
+        return all(path.exists() and path.stat().st_mtime_ns >= newest for path in (self.paths.curves, self.paths.predictions))
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back, so that a step is done whole; the function given tells whether it came. A second one acts at once."""
-    came = False
+def deferred_signals() -> Iterator[Callable[[], list[int]]]:
+    """Hold Ctrl-C back, and the system's wish to end, so that a step is done whole; the function given tells what came. A second
+    one acts at once."""
+    came: list[int] = []
 
-    def hold(_signal: int, _frame: Any) -> None:
-        nonlocal came
+    def hold(number: int, _frame: Any) -> None:
         if came:
-            raise KeyboardInterrupt
-        came = True
+            raise KeyboardInterrupt(number)
+        came.append(number)
         tqdm.write("stopping after this step")
 
-    previous = signal.signal(signal.SIGINT, hold)
+    previous = {number: signal.signal(number, hold) for number in STOPPING}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, before in previous.items():
+            signal.signal(number, before)

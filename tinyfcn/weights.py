@@ -6,10 +6,7 @@ Files of other programs are read by `tinyfcn.formats`, and turned into these by 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -18,6 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from tinyfcn.errors import InputError, one_line
+from tinyfcn.files import replacing
 from tinyfcn.formats import DESCRIPTION, Content, Tensor, open_weights
 from tinyfcn.parallel import split_evenly
 
@@ -57,28 +55,6 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], descript
         raise InputError(f"{path}: weights are written as .safetensors or .npz")
     with replacing(path) as partial:
         (_write_safetensors if path.suffix == ".safetensors" else _write_npz)(partial, tensors, json.dumps(description))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that becomes `path` in the end; after an error nothing is left of it, and `path` is as it was."""
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written: it is a folder")
-    target = Path(os.path.realpath(path))  # a link stays one
-    partial = None
-    try:
-        handle, name = tempfile.mkstemp(path.suffix, ".tinyfcn.", target.parent)
-        os.close(handle)
-        partial = Path(name)
-        yield partial
-        os.umask(mask := os.umask(0))
-        partial.chmod(0o666 & ~mask)  # mkstemp makes files that nobody else may read
-        os.replace(partial, target)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray | Tensor], text: str) -> None:

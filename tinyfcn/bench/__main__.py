@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import re
 import sys
@@ -36,6 +35,7 @@ from tinyfcn.bench.contenders import (
 )
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
+from tinyfcn.files import replacing, write_json
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
@@ -287,7 +287,8 @@ def plot(found: Sequence[Record], path: Path) -> None:
         axis.set(xlabel="ratio of times (below 1: tinyfcn is faster)", ylim=(len(compared) - 0.4, -0.6))
         axis.grid(alpha=0.3, axis="x")
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    figure.savefig(path, dpi=120, format="png")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def _colour(name: str) -> str:
@@ -341,7 +342,7 @@ def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None
         raise InputError("--profile: no training step is among the pieces of work")
     if path:
         steps = [{"work": p.work.title, "seconds": p.seconds, "rows": [row._asdict() for row in p.rows]} for p in found]
-        path.write_text(json.dumps({"machine": facts, "profiles": steps}, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"machine": facts, "profiles": steps})
 
 
 def main() -> None:
@@ -377,7 +378,7 @@ def main() -> None:
     if options.growth or options.full:
         print("\n".join(["", line(GROWTH), *(line(GROWTH, record) for record in growth(found))]))
     if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "results": found}, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, {"machine": facts, "results": found})
     if options.plot:
         plot(found, options.plot)
 

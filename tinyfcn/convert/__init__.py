@@ -18,7 +18,7 @@ from tinyfcn import weights
 from tinyfcn.convert.identify import Source, identify, settle_preprocessing
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.errors import InputError
-from tinyfcn.files import check_free
+from tinyfcn.files import check_free, replacing
 from tinyfcn.formats import Tensor
 from tinyfcn.models import FCN8s, FCN8sAtOnce
 from tinyfcn.run import paths
@@ -53,7 +53,7 @@ def convert(
         from tinyfcn.inference import load_network  # which imports this package
 
         net, description = load_network(file, "cpu")
-        with weights.replacing(out) as part:
+        with replacing(out) as part:
             write_onnx(net, part, description)
         return found
     sizes = {name: prod(tensor.shape) * tensor.dtype.itemsize for name, tensor in found.tensors.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,8 +45,12 @@ def make_batch(dataset: Dataset, config: Config, step: int) -> Pair:
     return training_batch(pairs, config.size, rng, config.scale, config.mirror)
 
 
-def prefetch(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """make(step) for each step, the next one always under way on another thread."""
+def prefetch(make: Callable[[int], Any], steps: range) -> Generator[Any, None, None]:
+    """make(step) for each step, the next one always under way on another thread.
+
+    Close it (`contextlib.closing`): one that is left in the middle, and only collected while another starts its thread, can stop
+    both for ever.
+    """
     with ThreadPoolExecutor(1) as pool:
         pending = [pool.submit(make, step) for step in steps[:1]]
         for step in steps:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, match_layout, random_generator, to_device, to_host
+from tinyfcn.errors import InputError
 from tinyfcn.optim import Update
 
 
@@ -165,6 +166,8 @@ class Network:
         report = weights.fit(tensors, shapes, partial=partial, replaceable=replaceable, source=source)
         for name in report.loaded:
             value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
+            if not np.isfinite(value).all():
+                raise InputError(f"{source}: {name} holds numbers that are infinite or none: its training must have diverged")
             self.params[name] = match_layout(self.params[name], to_device(value, self.xp))
         self.preprocessing = description.get("preprocessing", self.preprocessing)
         return report
