@@ -86,7 +86,9 @@ def test_what_is_there_is_named(tmp_path):
     folder.mkdir()
     check_free([new], overwrite=False)
     check_free([new, old], overwrite=True)
-    with pytest.raises(InputError, match=f"^{old} is there already.*--overwrite"):
-        check_free([new, old], overwrite=False)
+    (tmp_path / "link").symlink_to(new)
+    for there in old, tmp_path / "link":
+        with pytest.raises(InputError, match=f"^{there} is there already.*--overwrite"):
+            check_free([new, there], overwrite=False)
     with pytest.raises(InputError, match=f"^{folder}: cannot be written: it is a folder"):
         check_free([folder], overwrite=True)

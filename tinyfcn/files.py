@@ -62,7 +62,7 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path}: cannot be written: it is a folder")
-        if path.exists() and not overwrite:
+        if os.path.lexists(path) and not overwrite:  # also a link that leads nowhere, which would be replaced
             raise InputError(f"{path} is there already; write to another place, or add --overwrite")
 
 
