@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,16 @@ import published
 import pytest
 from PIL import Image
 
-from tinyfcn import command, evaluate, predict, train, training
-from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
+from tinyfcn import command, evaluate, plot, predict, train, training
+from tinyfcn.convert import __main__ as convert
+from tinyfcn.data import Shapes, normalise, palette, pictures, read_image, write_label, write_voc
 from tinyfcn.data.loader import make_batch
+from tinyfcn.files import MAX_PIXELS
 from tinyfcn.inference import load_network
 from tinyfcn.models import VGG16
 from tinyfcn.recipes import RECIPES
 from tinyfcn.run import Config, read_config
-from tinyfcn.weights import read, read_description
+from tinyfcn.weights import read, read_description, write
 
 SMALL = ["--width", "0.03125", "--size", "32", "--batch-size", "2", "--evaluations", "2"]
 
@@ -41,6 +45,7 @@ def call(monkeypatch, capfd):
 
     def run(module, *arguments):
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        monkeypatch.setattr(pictures, "_max_pixels", MAX_PIXELS)
         capfd.readouterr()
         status = command.run(module.main)
         return status, *capfd.readouterr()
@@ -518,6 +523,168 @@ def test_predict_names_an_image_that_it_cannot_read(run_folder, call, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "p.png")
     status, _, err = call(predict, run_folder, tmp_path / "p.png", "--out", tmp_path)
     assert status == 2 and "would be overwritten" in err and Image.open(tmp_path / "p.png").mode == "RGB"
+
+
+def files(folder):
+    """What is in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+@pytest.mark.parametrize("there", ["photo.png", "photo_overlay.png"])
+def test_predict_overwrites_nothing_unasked(run_folder, photograph, call, tmp_path, there):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / there).write_text("mine")
+    for run in (run_folder, tmp_path / "no run"):  # the files are looked for before the network is
+        status, _, err = call(predict, run, photograph, "--out", out)
+        assert status == 2 and err.splitlines() == [err.strip()] and str(out / there) in err and "--overwrite" in err
+    assert files(out) == {there: b"mine"}
+    status, _, err = call(predict, run_folder, photograph, "--out", out, "--overwrite")
+    assert status == 0, err
+    assert files(out).keys() == {"photo.png", "photo_overlay.png"} and b"mine" not in files(out).values()
+
+
+@pytest.mark.parametrize("other", ["photo.png", "other/photo.jpg", "photo_overlay.jpg", "photo.jpg"])
+def test_predictions_of_one_name_are_refused_in_any_case(run_folder, photograph, call, tmp_path, other):
+    other = tmp_path / other
+    other.parent.mkdir(exist_ok=True)
+    Image.open(photograph).save(other)
+    target = "photo_overlay.png" if "overlay" in other.name else "photo.png"
+    for options in [], ["--overwrite"]:
+        status, _, err = call(predict, run_folder, photograph, other, "--out", tmp_path / "out", *options)
+        assert status == 2 and f"2 predictions would be written to {tmp_path / 'out' / target}" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_writes_nothing_where_a_photograph_cannot_be_read(run_folder, photograph, call, tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "text.jpg").write_text("no picture")
+    for wrong, words in ("folder.jpg", "is a folder"), ("text.jpg", "not JPEG"), ("none.jpg", "no such image"):
+        status, _, err = call(predict, run_folder, photograph, tmp_path / wrong, "--out", tmp_path / "out")
+        assert status == 2 and err.count("\n") == 1 and str(tmp_path / wrong) in err and words in err
+        assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_writes_over_the_same_evaluation_alone(run_folder, call, tmp_path):
+    def refused(file, *options):
+        before = files(file.parent)
+        status, _, err = call(evaluate, run_folder, *options)
+        assert status == 2 and err.count("\n") == 1 and str(file) in err and "--overwrite" in err
+        assert files(file.parent) == before
+
+    refused(run_folder / "metrics.json", "--out", run_folder)  # the run's own
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "predictions.png").write_text("mine")
+    refused(tmp_path / "pictures" / "predictions.png", "--out", tmp_path / "pictures")
+
+    assert call(evaluate, run_folder)[0] == 0
+    scores = run_folder / "evaluation-val" / "metrics.json"
+    before = files(scores.parent)
+    assert call(evaluate, run_folder)[0] == 0  # the same once more
+    assert files(scores.parent) == before
+    refused(scores, "--subset", 2)
+    refused(scores, "--zoom", 2, "--out", scores.parent)
+    assert call(evaluate, run_folder, "--subset", 2, "--overwrite")[0] == 0
+    assert json.loads(scores.read_text())["images"] == 2
+    refused(scores)
+
+
+def test_convert_overwrites_nothing_unasked(run_folder, call, tmp_path):
+    out = tmp_path / "out.npz"
+    out.write_text("mine")
+    status, _, err = call(convert, run_folder, out)
+    assert status == 2 and err.count("\n") == 1 and str(out) in err and "--overwrite" in err and out.read_text() == "mine"
+    assert call(convert, run_folder, out, "--overwrite")[0] == 0
+    assert read(out)[0].keys() == read(run_folder / "best.safetensors")[0].keys()
+    before = files(run_folder)
+    (tmp_path / "link.safetensors").symlink_to(run_folder / "best.safetensors")
+    for same in run_folder / "best.safetensors", tmp_path / "link.safetensors":
+        for options in [], ["--overwrite"]:
+            status, _, err = call(convert, run_folder, same, *options)
+            assert status == 2 and f"{same} is the source itself" in err
+    assert files(run_folder) == before
+
+
+def test_each_command_that_reads_pictures_has_a_limit(run_folder, voc, photograph, call, tmp_path):
+    assert call(train, "--data", voc, *SMALL, "--steps", 2, "--max-pixels", 100_000, "--out", tmp_path / "enough")[0] == 0
+    assert "max_pixels" not in read_config(tmp_path / "enough")
+    for module, *arguments in (
+        (train, "--data", voc, *SMALL, "--steps", 2, "--out", tmp_path / "less"),
+        (train, "--resume", run_folder, "--steps", 6),
+        (evaluate, run_folder),
+        (predict, run_folder, photograph, "--out", tmp_path / "out"),
+    ):
+        status, _, err = call(module, *arguments, "--max-pixels", 2399)
+        line = err.splitlines()[-1]
+        assert status == 2 and re.search(r"\.(jpg|png) has \d+x\d+ pixels, .* 2,399 are read .* --max-pixels \d+$", line)
+    assert call(predict, run_folder, photograph, "--out", tmp_path / "out", "--max-pixels", 2400)[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_do_nothing_to_the_terminal(voc, photograph, call, tmp_path):
+    """Neither those of classes, in a folder and in a checkpoint, nor those of files."""
+    escape = "\x1b[31m"
+    root = tmp_path / f"voc{escape}"
+    shutil.copytree(voc, root)
+    names = (root / "classes.txt").read_text().splitlines()
+    (root / "classes.txt").write_text("".join(f"{name}{escape}\tx\n" for name in names))
+    run = tmp_path / f"run{escape}"
+    status, out, err = call(train, "--data", root, *SMALL, "--steps", 2, "--out", run)
+    assert status == 0 and "\x1b[31m" not in json.dumps(json.loads((run / "metrics.json").read_text())["iou"], ensure_ascii=False)
+    tensors, description = read(run / "best.safetensors")
+    write(run / "best.safetensors", tensors, description | {"classes": [f"{name}{escape}\tx" for name in names]})
+    picture = photograph.rename(tmp_path / f"photo{escape}.jpg")
+    for module, *arguments in (
+        (evaluate, run),
+        (predict, run, picture, "--out", tmp_path / f"out{escape}"),
+        (predict, run, picture, "--out", tmp_path / f"out{escape}"),  # refused
+        (convert, run, tmp_path / f"out{escape}.npz"),
+    ):
+        status, out, err = call(module, *arguments)
+        assert " [31m" in out + err and escape not in out + err
+        assert status == (2 if "there already" in err else 0), err
+
+
+def test_a_terminal_that_cannot_show_a_name_does_not_end_a_command(run_folder, photograph, tmp_path):
+    picture = photograph.rename(tmp_path / "Größe 中.jpg")
+    out = tmp_path / "größer"
+    env = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1]), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    arguments = [sys.executable, "-m", "tinyfcn.predict", run_folder, picture, "--out", out]
+    done = subprocess.run(arguments, env=env, capture_output=True)
+    assert done.returncode == 0 and b"gr\\xf6\\xdfer: 1 label image(s)" in done.stdout, done.stderr
+    assert {path.name for path in out.iterdir()} == {"Größe 中.png", "Größe 中_overlay.png"}
+    done = subprocess.run(arguments, env=env, capture_output=True)
+    assert done.returncode == 2 and b"Gr\\xf6\\xdfe \\u4e2d.png is there already" in done.stderr
+
+
+def test_overlays_are_made_piece_by_piece():
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(0, 256, (301, 700, 3), dtype=np.uint8), rng.integers(0, 7, (301, 700), dtype=np.uint8)
+    for background in None, 0:
+        tinted = image + 0.55 * (palette()[label].astype(np.float32) - image)
+        expected = np.where((label == background)[..., None], image, tinted).round().astype(np.uint8)
+        assert np.array_equal(plot.overlay(image, label, background), expected)
+
+
+def test_a_large_photograph_takes_few_bytes_a_pixel(run_folder, call, tmp_path):
+    """Of what NumPy allocates, that is; 42 a pixel where an overlay was made in one go."""
+    Image.new("RGB", (3000, 2000), (200, 100, 50)).save(tmp_path / "photo.jpg")
+    net, _ = load_network(run_folder, "cpu")
+    (tmp_path / "out").mkdir()
+    arguments = net, tmp_path / "photo.jpg", predict._targets(tmp_path / "photo.jpg", tmp_path / "out"), 0, 1.0, 64
+    tracemalloc.start()
+    try:
+        assert sum(predict._label(*arguments).values()) == 6_000_000
+        assert tracemalloc.get_traced_memory()[1] < 10 * 6_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_evaluate_refuses_data_of_other_classes(run_folder, voc, call, tmp_path):

@@ -6,9 +6,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
+from tinyfcn.files import MAX_PIXELS
+
+LONGEST = 1000  # characters of a line in the terminal
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,14 +28,18 @@ def run(main: Callable[[], None]) -> int:
     0: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted, or
     128 and the signal that asked for the end.
     """
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to end
     try:
         main()
         return 0
     except InputError as error:
-        print(f"error: {one_line(str(error), 1000)}", file=sys.stderr)
+        print(f"error: {one_line(str(error), LONGEST)}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        text = f"{error.filename or 'input or output'}: {error.strerror or error}"
+        print(f"error: {one_line(text, LONGEST)}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:  # CuPy's and CUDA's errors are one or the other
         if not is_out_of_memory(error):
@@ -42,6 +50,11 @@ def run(main: Callable[[], None]) -> int:
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def say(text: str) -> None:
+    """Print lines in which names of files and classes may stand, whose control characters are kept from the terminal."""
+    print(*(one_line(line, LONGEST) for line in text.split("\n")), sep="\n")
 
 
 def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") -> None:
@@ -57,6 +70,30 @@ def add_zoom(parse: argparse._ActionsContainer) -> None:
         metavar="Z",
         help="let the network see images Z times as large (default: as in training)",
     )
+
+
+def add_overwrite(parse: argparse._ActionsContainer) -> None:
+    parse.add_argument("--overwrite", action="store_true", help="write over files that are there already")
+
+
+def add_max_pixels(parse: argparse._ActionsContainer) -> None:
+    parse.add_argument(
+        "--max-pixels",
+        action=_MaxPixels,
+        type=positive(int),
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"refuse pictures of more than N pixels, before they fill the memory (default {MAX_PIXELS:,})",
+    )
+
+
+class _MaxPixels(argparse.Action):
+    """Sets the limit of the process at once, so that it need not be handed on to where pictures are read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
+        from tinyfcn.data.pictures import set_max_pixels  # what only some commands need
+
+        set_max_pixels(values)
 
 
 def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], float]:

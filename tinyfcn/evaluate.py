@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tinyfcn import command
 from tinyfcn.data.loader import open_dataset
 from tinyfcn.errors import InputError
+from tinyfcn.files import check_free, read_text
 from tinyfcn.inference import evaluate, load_network, plot_predictions
 from tinyfcn.report import device_line, report, write_metrics
 from tinyfcn.run import read_config
 
+METRICS, PREDICTIONS = "metrics.json", "predictions.png"
+
 
 def parser() -> command.Parser:
     parse = command.Parser(
-        prog="python -m tinyfcn.evaluate", description="Print and write the four scores of a trained network, and IU per class."
+        prog="python -m tinyfcn.evaluate",
+        description="Print and write the four scores of a trained network, and IU per class. An evaluation that is there already "
+        "is written anew where it is of the same network, images and zoom; any other file only with --overwrite.",
     )
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
     parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
     command.add_zoom(parse)
+    command.add_max_pixels(parse)
     command.add_device(parse)
     parse.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: RUN/evaluation-[DATA-]SPLIT)")
+    command.add_overwrite(parse)
     return parse
 
 
@@ -40,6 +49,18 @@ def main() -> None:
         data, split, home = options.data, options.split or "val", options.run.parent
     else:
         raise InputError(f"{options.run} is no folder, and a file does not know its data: add --data")
+    name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
+    name += f"-zoom{options.zoom:g}" if options.zoom else ""
+    out = options.out or home / f"evaluation-{name}"
+    what = {
+        "network": str(options.run.resolve()),
+        "data": data if data == "shapes" else str(Path(data).resolve()),
+        "split": split,
+        "subset": options.subset,
+        "zoom": options.zoom,
+    }
+    if not _is_of(out / METRICS, what):
+        check_free((out / METRICS, out / PREDICTIONS), options.overwrite)
     net, description = load_network(options.run, options.device)
     dataset = open_dataset(data, split, subset, subset_seed)
     classes = description.get("classes")
@@ -48,18 +69,25 @@ def main() -> None:
             f"{data} has the classes {', '.join(dataset.classes)}, "
             f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
-    name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
-    name += f"-zoom{options.zoom:g}" if options.zoom else ""
-    out = options.out or home / f"evaluation-{name}"
     view = options.zoom or description.get("zoom", 1.0), description.get("max_side")
     out.mkdir(parents=True, exist_ok=True)
-    metrics = evaluate(net, dataset, *view).summary(dataset.classes) | {"images": len(dataset), "zoom": view[0]}
-    write_metrics(out / "metrics.json", metrics)
-    plot_predictions(net, dataset, out / "predictions.png", *view)
+    metrics = evaluate(net, dataset, *view).summary(dataset.classes)
+    metrics |= {"images": len(dataset), "zoom": view[0], "evaluated": what}
+    write_metrics(out / METRICS, metrics)
+    plot_predictions(net, dataset, out / PREDICTIONS, *view)
     print(device_line(net.xp, options.device))
-    print(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
-    print(report(metrics))
-    print(f"\n{out}: metrics.json, predictions.png")
+    command.say(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
+    command.say(report(metrics))
+    command.say(f"\n{out}: {METRICS}, {PREDICTIONS}")
+
+
+def _is_of(metrics: Path, what: dict[str, Any]) -> bool:
+    """Whether a metrics.json tells of this evaluation."""
+    try:
+        told = json.loads(read_text(metrics))
+    except (ValueError, RecursionError):  # among them InputError
+        return False
+    return isinstance(told, dict) and told.get("evaluated") == what
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyfcn.data import IGNORE, palette
 from tinyfcn.files import replacing
+from tinyfcn.parallel import PIECE, split_evenly
 from tinyfcn.report import read_log
 
 # Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
@@ -22,9 +23,13 @@ def colour(label: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None, opacity: float = 0.55) -> np.ndarray:
     """The image (H, W, 3) uint8 tinted with its labels' colours; pixels of class `background` stay as they are."""
-    tinted = image + opacity * (colour(label).astype(np.float32) - image)
-    clear = (label == background)[..., None]
-    return np.where(clear, image, tinted).round().astype(np.uint8)
+    result = np.empty_like(image)
+    for rows in split_evenly(len(label), -(-label.size // PIECE)):  # in floats a whole photograph would take 40 bytes a pixel
+        pixels = image[rows]
+        tinted = pixels + opacity * (colour(label[rows]).astype(np.float32) - pixels)
+        clear = (label[rows] == background)[..., None]
+        result[rows] = np.where(clear, pixels, tinted).round().astype(np.uint8)
+    return result
 
 
 def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], path: str | Path) -> None:

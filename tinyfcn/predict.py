@@ -6,15 +6,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from tinyfcn import command, plot
 from tinyfcn.backend import to_host
 from tinyfcn.data import read_image, write_label
+from tinyfcn.data.pictures import check_image
 from tinyfcn.errors import InputError
+from tinyfcn.files import check_free, replacing
 from tinyfcn.inference import load_network, predict
+from tinyfcn.models import FCN
 from tinyfcn.report import device_line
 
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
@@ -24,7 +26,8 @@ def parser() -> command.Parser:
     parse = command.Parser(
         prog="python -m tinyfcn.predict",
         description="For each IMAGE write NAME.png, the class index of every pixel in VOC's palette, "
-        "and NAME_overlay.png, the photograph tinted with its classes. Both have the photograph's size.",
+        "and NAME_overlay.png, the photograph tinted with its classes. Both have the photograph's size. Photographs are JPEG, "
+        "PNG, WebP, TIFF, BMP or GIF files. Nothing that is there already is written over without --overwrite.",
     )
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
@@ -36,30 +39,47 @@ def parser() -> command.Parser:
         metavar="N",
         help=f"let the network see no side longer than N pixels (default: as in training, else {MAX_SIDE})",
     )
+    command.add_max_pixels(parse)
+    command.add_overwrite(parse)
     command.add_device(parse)
     return parse
 
 
 def main() -> None:
     options = parser().parse_args()
-    _check_targets(options.images, options.out)
+    _check_targets(options.images, options.out, options.overwrite)
     net, description = load_network(options.run, options.device)
+    for path in options.images:
+        check_image(path)  # so that all can be read, as far as their beginnings show, before the first is labelled
     classes = description.get("classes", [])
     background = classes.index("background") if "background" in classes else None
     view = options.zoom or description.get("zoom", 1.0), options.max_side or description.get("max_side") or MAX_SIDE
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
-        image = read_image(path)
-        label = to_host(predict(net, image, *view))
-        label_path, overlay_path = _targets(path, options.out)
-        write_label(label_path, label)
-        Image.fromarray(plot.overlay(image, label, background)).save(overlay_path)
-        seen.update({k: int(n) for k, n in enumerate(np.bincount(label.ravel())) if n})
+        seen.update(_label(net, path, _targets(path, options.out), background, *view))
     print(device_line(net.xp, options.device))
-    print(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
+    command.say(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():
-        print(f"  {classes[k] if classes else k:22} {pixels / sum(seen.values()):6.1%}")
+        command.say(f"  {classes[k] if k < len(classes) else k:22} {pixels / sum(seen.values()):6.1%}")
+
+
+def _label(
+    net: FCN, path: Path, targets: tuple[Path, Path], background: int | None, zoom: float, max_side: int
+) -> dict[int, int]:
+    """Write a photograph's labels and overlay; returns how many pixels each class has.
+
+    What is as large as the photograph is made piece by piece, and kept no longer than it is needed.
+    """
+    image = read_image(path)
+    label = to_host(predict(net, image, zoom, max_side))
+    image = plot.overlay(image, label, background)
+    label_path, overlay_path = targets
+    with replacing(label_path) as part:
+        write_label(part, label)
+    with replacing(overlay_path) as part:
+        Image.fromarray(image).save(part)
+    return {k: pixels for k, pixels in enumerate(Image.fromarray(label).histogram()) if pixels}
 
 
 def _targets(image: Path, out: Path) -> tuple[Path, Path]:
@@ -67,14 +87,16 @@ def _targets(image: Path, out: Path) -> tuple[Path, Path]:
     return out / f"{image.stem}.png", out / f"{image.stem}_overlay.png"
 
 
-def _check_targets(images: list[Path], out: Path) -> None:
-    """Refuse to write one file twice, or over a photograph."""
+def _check_targets(images: list[Path], out: Path, overwrite: bool) -> None:
+    """Refuse to write one file twice, or over a photograph, and unasked over anything."""
     sources = {path.resolve() for path in images}
-    for target, count in Counter(target for image in images for target in _targets(image, out)).items():
+    targets = Counter(target for image in images for target in _targets(image, out))
+    for target, count in targets.items():
         if count > 1:
-            raise InputError(f"{count} predictions would be written to {target}; use two --out")
+            raise InputError(f"{count} predictions would be written to {target}, one over the other; use two --out")
         if target.resolve() in sources:
             raise InputError(f"{target} is one of the photographs and would be overwritten; give another --out")
+    check_free(targets, overwrite)
 
 
 if __name__ == "__main__":

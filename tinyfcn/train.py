@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
     data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
+    command.add_max_pixels(data)
     data.add_argument("--batch-size", type=integer, metavar="N", help=f"images per step (default {default.batch_size})")
 
     model = parse.add_argument_group("network")

@@ -243,6 +243,15 @@ def test_predict_gives_the_class_with_the_largest_score():
     assert labels.dtype == np.uint8 and (labels == net.forward(x).argmax(axis=1)).all()
 
 
+@pytest.mark.parametrize("height, width", [(1, 1), (250, 141), (64, 2000)])
+def test_bands_make_all_labels(height, width):
+    net = spread(FCN8s(21, width=1 / 64, padding="same"))
+    x = 30 * images(height, width, batch=2, dtype=np.float32)
+    labels = net.predict(x)
+    assert labels.dtype == np.uint8 and np.array_equal(labels, net.forward(x).argmax(axis=1))
+    assert height == 1 or len(np.unique(labels)) > 2
+
+
 def test_backward_needs_a_forward_pass_in_training():
     net = FCN32s(2, width=1 / 64, padding="same")
     with pytest.raises(RuntimeError, match="training=True"):

@@ -18,19 +18,25 @@ from tinyfcn import weights
 from tinyfcn.convert.identify import Source, identify, settle_preprocessing
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.errors import InputError
-from tinyfcn.files import replacing
+from tinyfcn.files import check_free, replacing
 from tinyfcn.formats import Tensor
 from tinyfcn.models import FCN8s, FCN8sAtOnce
 from tinyfcn.run import paths
 
 
 def convert(
-    source: Path | str, out: Path | str, preprocessing: str | None = None, at_once: bool = False, progress: bool = False
+    source: Path | str,
+    out: Path | str,
+    preprocessing: str | None = None,
+    at_once: bool = False,
+    progress: bool = False,
+    overwrite: bool = True,
 ) -> Source:
     """Read SOURCE and write OUT, tensor by tensor; returns what was recognised, with its description.
 
     `preprocessing` says how images are prepared where the file cannot tell, `at_once` that an FCN-8s is one trained at once.
-    Raises InputError, and leaves no partial file, where SOURCE is not understood or damaged, or OUT cannot be written.
+    Raises InputError, and leaves no partial file, where SOURCE is not understood or damaged, or OUT is SOURCE, cannot be written,
+    or is there already and `overwrite` is False.
     """
     source, out = Path(source), Path(out)
     file = paths(source).best if source.is_dir() else source
@@ -38,6 +44,7 @@ def convert(
         raise InputError(f"{out} is the source itself; give another OUT")
     if out.suffix not in (".safetensors", ".npz", ".onnx"):
         raise InputError(f"{out}: OUT must end in .safetensors, .npz or .onnx")
+    check_free([out], overwrite)
     found = identify(file)
     found = found._replace(description=_described(file, found, preprocessing, at_once))
     if out.suffix == ".onnx":

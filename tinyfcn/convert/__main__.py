@@ -44,20 +44,23 @@ def parser() -> command.Parser:
     parse.add_argument(
         "--at-once", action="store_true", help="SOURCE is FCN-8s trained at once, whose PyTorch file looks like FCN-8s's"
     )
+    command.add_overwrite(parse)
     return parse
 
 
 def main() -> None:
     options = parser().parse_args()
-    source = convert(options.source, options.out, options.preprocessing, options.at_once, progress=True)
+    source = convert(
+        options.source, options.out, options.preprocessing, options.at_once, progress=True, overwrite=options.overwrite
+    )
     about = source.description
-    print(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {_head(source)}")
+    command.say(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {_head(source)}")
     if source.unused:
-        print(f"not used: {weights.listed(source.unused)}")
-    print(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocessing else ""))
+        command.say(f"not used: {weights.listed(source.unused)}")
+    command.say(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocessing else ""))
     if about["model"] == FCN8s.__name__ and not source.own:
-        print("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
+        command.say("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
+    command.say(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
 
 
 def _head(source: Source) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from tinyfcn.convert.schemes import FC, SCHEMES, Scheme, called_by, names_of, preprocessing, takes_rgb
 from tinyfcn.convert.trunk import Trunk, find_trunk, graph_head, layers, match, parameters
 from tinyfcn.data import PREPROCESSING, VOC_CLASSES
-from tinyfcn.errors import InputError
+from tinyfcn.errors import InputError, one_line
 from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
@@ -111,7 +111,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
 
 def _own(path: Path | str, content: Content) -> Source:
     """A file that this package wrote, without an optimiser's state. Its tensors must be those of the network that it names."""
-    about = content.metadata["description"]
+    about = dict(content.metadata["description"])
     kinds: dict[str, type[FCN | Classifier]] = {**CLASSIFIERS, **FCN_CLASSES}
     kind = kinds.get(about["model"]) if type(about["model"]) is str else None
     if kind is None:
@@ -120,6 +120,8 @@ def _own(path: Path | str, content: Content) -> Source:
     for field, valid in FIELDS.items():
         if (field in about and not valid(about[field])) or (field in needed and field not in about):
             raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
+    if "classes" in about:
+        about["classes"] = [one_line(name) for name in about["classes"]]  # they will be printed
     shapes = kind.shapes(about["num_classes"], about["width"], about.get("hidden"))
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
     missing = [name for name in shapes if name not in tensors and layer_of(name) not in kind.upsamplings]  # those are bilinear

@@ -5,18 +5,9 @@ Every dataset here is a sequence of pairs `image, label = dataset[i]`: the image
 """
 
 from tinyfcn.data.batch import PREPROCESSING, Preprocessing, crop, mirror, normalise, resize, stack, training_batch, zoomed
+from tinyfcn.data.pictures import palette, read_image, read_label, write_label
 from tinyfcn.data.shapes import Shapes
-from tinyfcn.data.voc import (
-    IGNORE,
-    VOC_CLASSES,
-    Dataset,
-    VOCSegmentation,
-    palette,
-    read_image,
-    read_label,
-    write_label,
-    write_voc,
-)
+from tinyfcn.data.voc import IGNORE, VOC_CLASSES, Dataset, VOCSegmentation, write_voc
 
 __all__ = [
     "IGNORE",

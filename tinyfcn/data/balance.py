@@ -20,6 +20,7 @@ import numpy as np
 
 from tinyfcn.data.voc import IGNORE, Dataset
 from tinyfcn.errors import InputError
+from tinyfcn.files import read_text
 
 CLASS_WEIGHTS = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}  # name -> exponent of the weights
 
@@ -59,11 +60,12 @@ def class_weights(how: str, dataset: Dataset) -> dict[str, float]:
 
 def read_class_weights(path: Path, classes: tuple[str, ...]) -> dict[str, float]:
     """Read a JSON file {"class": weight, ...} that names each class; raises InputError where it does not, or is no such file."""
+    if not path.exists():
+        raise InputError(f"--class-weights {path}: no such file; give {', '.join(CLASS_WEIGHTS)}, none or a JSON file")
+    text = read_text(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--class-weights {path}: no such file; give {', '.join(CLASS_WEIGHTS)}, none or a JSON file") from None
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file of class weights: {error}") from None
     if not isinstance(values, dict) or set(values) != set(classes):
         raise InputError(f"{path}: must give one weight to each of the classes {', '.join(classes)}")

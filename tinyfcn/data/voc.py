@@ -10,16 +10,17 @@ A label's pixels are indices; the colours of its palette are for people and are 
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tinyfcn.errors import InputError
+from tinyfcn.data.pictures import PathLike, read_image, read_label, write_label
+from tinyfcn.errors import InputError, one_line
+from tinyfcn.files import read_text
 
 IGNORE = 255
 VOC_CLASSES = (
@@ -31,10 +32,6 @@ VOC_CLASSES = (
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Whatever Pillow raises on bytes that are not the picture they claim to be.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-PathLike = str | Path
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -50,20 +47,6 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Pair: ...
     def __iter__(self) -> Iterator[Pair]: ...
-
-
-def palette() -> np.ndarray:
-    """VOC's colour map, (256, 3) uint8: row k is the RGB colour of class k.
-
-    The bits of k are dealt out in turn to red, green and blue, and each colour fills up from its highest bit: bits
-    0, 1, 2 become the top bits of R, G, B, bits 3, 4, 5 the next ones, and so on. Neighbouring classes so
-    differ in high bits, that is, strongly.
-    """
-    index = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        colours[:, bit % 3] |= ((index >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return colours
 
 
 class VOCSegmentation:
@@ -110,54 +93,6 @@ class VOCSegmentation:
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[index] for index in range(len(self)))
-
-
-def read_image(path: PathLike) -> np.ndarray:
-    """A photograph of any mode as (H, W, 3) uint8 RGB, turned upright as its EXIF orientation says.
-
-    Grey, palette and CMYK pictures are converted, 16-bit grey keeps its upper byte, and transparent pixels are
-    composited on white. Raises `InputError` where the file is missing, broken or of a mode without a fixed range.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except _UNREADABLE as error:
-        raise _unreadable(path, "image", error) from error
-
-
-def read_label(path: PathLike) -> np.ndarray:
-    """The class indices in a palette or 8-bit grey PNG, (H, W) uint8: the indices themselves, not their colours.
-
-    Raises `InputError` where the file is missing, broken or holds colours.
-    """
-    try:
-        with Image.open(path) as image:
-            # Pillow scales grey of 2 or 4 bits to 0..255, which makes other classes of its indices.
-            raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
-            mode = next((raw_mode for raw_mode in raw_modes if raw_mode in ("L;2", "L;4")), image.mode)
-            if mode not in ("P", "L"):
-                raise InputError(
-                    f"{path} is a label of mode {mode}, but a label must be a palette or 8-bit grey PNG whose"
-                    " pixels are class indices; write it with tinyfcn.data.write_label"
-                )
-            return np.array(image)
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise _unreadable(path, "label", error) from error
-
-
-def write_label(path: PathLike, label: np.ndarray) -> None:
-    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `read_label` gives them back.
-
-    Raises `ValueError` for an array of another kind.
-    """
-    label = np.asarray(label)
-    if label.ndim != 2 or label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) > 255:
-        raise ValueError(f"write_label: label must be (H, W) integers in 0..255, got {label.dtype} of shape {label.shape}")
-    image = Image.fromarray(label.astype(np.uint8))
-    image.putpalette(palette().tobytes())
-    image.save(path, format="PNG")
 
 
 def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
@@ -210,11 +145,7 @@ def _find_list(root: Path, split: str) -> Path:
 
 
 def _read_lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as UTF-8 text ({error}); give a text file, one entry a line") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _read_ids(path: Path) -> tuple[str, ...]:
@@ -229,7 +160,7 @@ def _read_classes(root: Path) -> tuple[str, ...]:
     path = root / "classes.txt"
     if not path.exists():
         return VOC_CLASSES
-    classes = tuple(line for line in _read_lines(path) if not line.startswith("#"))
+    classes = tuple(one_line(line) for line in _read_lines(path) if not line.startswith("#"))  # they will be printed
     if not 1 <= len(classes) <= IGNORE:
         raise InputError(f"{path} names {len(classes)} classes; give 1 to {IGNORE} names, one a line, index 0 first")
     return classes
@@ -295,26 +226,5 @@ def _check_room(dataset: Dataset, root: Path, list_path: Path) -> None:
         raise InputError(f"{(taken or [list_path])[0]} exists already; write another split or into another folder")
 
 
-# Pixels
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255 rather than scale
-        upper_byte = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
-        image = Image.fromarray(upper_byte.astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
 def _size(array: np.ndarray) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
-
-
-def _unreadable(path: PathLike, kind: str, error: Exception) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"no such {kind}: {path}; check the path")
-    return InputError(f"cannot read {path} as a picture ({error}); replace the file")

@@ -31,6 +31,7 @@ from tinyfcn.models.backbone import Backbone
 from tinyfcn.models.network import Network, layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import Update
+from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.weights import LoadReport
 
 PADDINGS = ("paper", "same")
@@ -198,8 +199,16 @@ class FCN(Network):
         return super().assign(used, description, source=source, partial=partial)
 
     def predict(self, x: Array) -> Array:
-        """The class with the largest score at every pixel, (N, H, W) uint8."""
-        return self.forward(x).argmax(axis=1).astype(np.uint8)
+        """The class with the largest score at every pixel, (N, H, W) uint8.
+
+        It is found in bands of rows, of each of which `argmax` makes a copy that has a pixel's scores side by side.
+        """
+        scores = self.forward(x)
+        count, classes, height, width = scores.shape
+        labels = self.xp.empty((count, height, width), np.uint8)
+        for rows in bands(self.xp, height, count * classes * width, at_once(self.xp, PIECE)):
+            labels[:, rows] = scores[:, :, rows].argmax(axis=1)
+        return labels
 
     def description(self) -> dict[str, Any]:
         return super().description() | {
