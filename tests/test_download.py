@@ -367,7 +367,8 @@ def test_the_command_line_itself(server, tmp_path):
     """In a process of its own: Ctrl-C leaves the part file and says how to go on, and the same command does."""
     table = json.dumps(entry(server.content, server.url)._asdict())
     code = (
-        "import json, sys; from tinyfcn import command, download\n"
+        "import json, signal, sys; from tinyfcn import command, download\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background process has it ignored
         f"download.DATASETS['voc2012'] = download.Archive(**json.loads({table!r}))\n"
         "sys.exit(command.run(download.main))"
     )

@@ -77,9 +77,10 @@ def same(folder, other):
 # Kills
 
 
-def test_a_kill_at_any_file_event_loses_nothing(start, call, whole, monkeypatch):
+def test_a_kill_at_any_file_event_loses_nothing(start, call, monkeypatch):
     """Each event at which a file is made, filled, forced, replaced or removed, one after the other."""
     state = {"left": None, "dead": False}
+    short = "--steps", "2", "--evaluations", "1"
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: Path(path).write_bytes(b"a picture"))  # faster
 
     def killing(function):
@@ -95,6 +96,7 @@ def test_a_kill_at_any_file_event_loses_nothing(start, call, whole, monkeypatch)
 
         return event
 
+    whole, _ = start("whole", *short)
     for module, name in [
         (os, "replace"),
         (os, "fsync"),
@@ -110,7 +112,7 @@ def test_a_kill_at_any_file_event_loses_nothing(start, call, whole, monkeypatch)
     for n in range(1000):
         state.update(left=n, dead=False)
         try:
-            folder, (status, _, err) = start(f"run-{n}")
+            folder, (status, _, err) = start(f"run-{n}", *short)
             assert status == 0, err
             break
         except Killed:
@@ -118,9 +120,9 @@ def test_a_kill_at_any_file_event_loses_nothing(start, call, whole, monkeypatch)
         state.update(left=None, dead=False)
         if (folder := whole.parent / f"run-{n}") and (folder / "last.safetensors").exists():
             status, _, err = call(train, "--resume", folder)
-            assert status == 0 or "has done its 4 steps" in err, (n, err)
+            assert status == 0 or "has done its 2 steps" in err, (n, err)
         else:
-            folder, (status, _, err) = start(f"run-{n}")
+            folder, (status, _, err) = start(f"run-{n}", *short)
             assert status == 0, (n, err)
         same(folder, whole)
         left = {path.name for path in folder.iterdir()} - {path.name for path in whole.iterdir()}
@@ -131,7 +133,7 @@ def test_a_kill_at_any_file_event_loses_nothing(start, call, whole, monkeypatch)
 def test_a_log_that_is_torn_is_mended(whole, call, start):
     log = whole / "log.csv"
     text = log.read_text()
-    for damage in text[:-20], text + "\0" * 100, text[:-3] + "\n9", "", "\0" * 50, text + "4,x,nan,1,,,,\n":
+    for damage in text[:-20] + "\0" * 100, "\0" * 50, text + "4,x,nan,1,,,,\n9":
         log.write_text(damage)
         assert call(train, "--resume", whole, "--steps", 6)[0] == 0
         with log.open(newline="") as file:
@@ -153,9 +155,35 @@ def test_a_missing_or_old_picture_is_drawn_again(whole, call):
 # Signals and errors
 
 
+@pytest.fixture
+def with_handler():
+    """Handle a signal so until the test has ended."""
+    before = {}
+
+    def handle(number, handler):
+        before[number] = signal.signal(number, handler)
+
+    yield handle
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_run_under_nohup_goes_on_without_its_terminal(start, monkeypatch, with_handler):
+    def hung_up(*arguments):
+        signal.raise_signal(signal.SIGHUP)
+        return true_step(*arguments)
+
+    with_handler(signal.SIGHUP, signal.SIG_IGN)
+    true_step = training.train_step
+    monkeypatch.setattr(training, "train_step", hung_up)
+    folder, (status, _, _) = start()
+    assert status == 0 and read_description(folder / "last.safetensors")["step"] == 4
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_ends_a_run_after_its_step(start, call, whole, monkeypatch, name):
+def test_a_signal_ends_a_run_after_its_step(start, call, whole, monkeypatch, with_handler, name):
     number, steps, true_step = getattr(signal, name), iter(range(100)), training.train_step
+    with_handler(number, signal.SIG_DFL)  # whatever started the tests may have it ignored
 
     def signalled(*arguments):
         if next(steps) == 2:

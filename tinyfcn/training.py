@@ -332,7 +332,7 @@ class Run:
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], list[int]]]:
     """Hold Ctrl-C back, and the system's wish to end, so that a step is done whole; the function given tells what came. A second
-    one acts at once."""
+    one acts at once. What is ignored stays so: a run under nohup goes on without its terminal."""
     came: list[int] = []
 
     def hold(number: int, _frame: Any) -> None:
@@ -341,7 +341,8 @@ def deferred_signals() -> Iterator[Callable[[], list[int]]]:
         came.append(number)
         tqdm.write("stopping after this step")
 
-    previous = {number: signal.signal(number, hold) for number in STOPPING}
+    heard = [number for number in STOPPING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, hold) for number in heard}
     try:
         yield lambda: came
     finally:
