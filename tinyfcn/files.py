@@ -3,13 +3,12 @@ written are whole or as they were: written beside, forced onto the disk, and put
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +110,9 @@ def write_text(path: Path, text: str) -> None:
         partial.write_bytes(text.encode())
 
 
-def write_json(path: Path, value: Any, indent: int = 2) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, in which there are no NaNs: they are no JSON."""
-    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sweep(folder: Path) -> None:
@@ -129,7 +128,7 @@ def owned(folder: Path) -> Iterator[None]:
     Raises InputError, with the owner's process, where there is another one.
     """
     owner = folder / OWNER
-    with contextlib.ExitStack() as held:
+    with ExitStack() as held:
         if fcntl:
             handle = os.open(folder, os.O_RDONLY)
             held.callback(os.close, handle)

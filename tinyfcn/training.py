@@ -202,9 +202,9 @@ class Run:
     def settle(self) -> None:
         """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
         losses = to_host(self.net.xp.stack(self.losses)).tolist() if self.losses else []  # all of them in one go
-        for steps_ago, loss in enumerate(reversed(losses)):
-            if not math.isfinite(loss) and all(map(math.isfinite, losses[: len(losses) - steps_ago - 1])):
-                raise self._diverged(f"the loss is {loss}", self.step - steps_ago)
+        for step, loss in enumerate(losses, self.step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss}", step)
         self.reported = Mean(self.reported.total + sum(losses), self.reported.steps + len(losses))
         self.losses.clear()
 
