@@ -21,6 +21,22 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture
+def call(monkeypatch, capfd):
+    """Call a command's main function; returns (exit status, stdout, stderr). --max-pixels counts for this call alone."""
+    from tinyfcn import command, files
+    from tinyfcn.data import pictures
+
+    def run(module, *arguments):
+        monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
+        monkeypatch.setattr(pictures, "_max_pixels", files.MAX_PIXELS)
+        capfd.readouterr()
+        status = command.run(module.main)
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
 def call_convert(capsys, monkeypatch):
     """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""
     from tinyfcn import command

@@ -16,11 +16,10 @@ import published
 import pytest
 from PIL import Image
 
-from tinyfcn import command, evaluate, plot, predict, train, training
+from tinyfcn import evaluate, plot, predict, train, training
 from tinyfcn.convert import __main__ as convert
-from tinyfcn.data import Shapes, normalise, palette, pictures, read_image, write_label, write_voc
+from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
 from tinyfcn.data.loader import make_batch
-from tinyfcn.files import MAX_PIXELS
 from tinyfcn.inference import load_network
 from tinyfcn.models import VGG16
 from tinyfcn.recipes import RECIPES
@@ -37,20 +36,6 @@ def voc(tmp_path_factory):
     write_voc(Shapes("train", 5), root, "train")
     write_voc(Shapes("val", 3), root, "val")
     return root
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Call a command's main function; returns (exit status, stdout, stderr)."""
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        monkeypatch.setattr(pictures, "_max_pixels", MAX_PIXELS)
-        capfd.readouterr()
-        status = command.run(module.main)
-        return status, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from tinyfcn import command, evaluate, files, predict, train, training, weights
+from tinyfcn import evaluate, files, predict, train, training, weights
 from tinyfcn.data import Shapes, write_voc
 from tinyfcn.errors import InputError
 from tinyfcn.inference import load_network
@@ -31,19 +30,6 @@ def voc(tmp_path_factory):
     write_voc(Shapes("train", 5), root, "train")
     write_voc(Shapes("val", 2), root, "val")
     return root
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Call a command's main function; returns (exit status, stdout, stderr)."""
-
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        capfd.readouterr()
-        status = command.run(module.main)
-        return status, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
