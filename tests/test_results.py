@@ -132,8 +132,10 @@ def test_a_command_still_means_what_it_meant(name, monkeypatch):
     given = {option: value for option, value in vars(train.parser().parse_args(arguments)).items() if option != "out"}
     monkeypatch.setattr(train, "identify", lambda path: path)
     monkeypatch.setattr(train, "sizes_of", lambda source: {"width": 1.0})  # VGG16's convolutions
-    before = RUNS[Path(given["from_run"]).name]["options"] if "from_run" in given else {}  # a stage: as in the run before
-    base = train._of_stage(before, given) if before else {}
+    base = {}
+    if "from_run" in given:  # a stage: as in the run before, on whichever machine that was
+        before = Path(given["from_run"]).name
+        base = train._of_stage(RUNS[before if before in RUNS else f"h100-{before}"]["options"], given)
     options = json.loads(json.dumps(asdict(train._config(base, given))))
     assert {option: options[option] for option in RUNS[name]["options"]} == RUNS[name]["options"]
 

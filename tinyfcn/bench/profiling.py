@@ -79,7 +79,7 @@ def by_kernel(run: Callable[[], Any]) -> tuple[float, list[Row]]:
     torch = import_module("torch") if installed(TORCH) else None
     if torch is None or not torch.cuda.is_available():
         raise InputError("--profile on a GPU needs PyTorch with CUDA, whose profiler counts the kernels")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
         for _ in range(STEPS):
             run()
         torch.cuda.synchronize()
