@@ -23,8 +23,8 @@ SMALLEST = 0.005  # share of a photograph from which on the legend names a class
 def label(run: Path, photographs: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """Labels of photographs by a run's network, and the names of its classes."""
     net, description = load_network(run)
-    view = description.get("zoom", 1.0), description.get("max_side")
-    return [to_host(predict(net, image, *view)) for image in photographs], description["classes"]
+    view = description.zoom, description.max_side
+    return [to_host(predict(net, image, *view)) for image in photographs], list(description.classes or ())
 
 
 def draw(photographs: list[np.ndarray], rows: list[list[np.ndarray]], classes: list[str], path: Path) -> None:

@@ -44,9 +44,9 @@ def load_trunk(path: Path) -> VGG16:
     """VGG16 with the convolutions of a file; its fully connected layers are not used, and are as small as they can be."""
     source = identify(path)
     convs = {f"{conv.name}.{kind}" for conv in VGG.convs for kind in ("weight", "bias")}
-    if not convs <= source.tensors.keys() or source.description.get("preprocessing") is None:
+    if not convs <= source.tensors.keys() or source.description.preprocessing is None:
         raise InputError(f"{path}: {source.title}; give a VGG16 that says how its images are prepared, see tinyfcn.convert")
-    net = VGG16(num_classes=1, hidden=1, width=source.description["width"])
+    net = VGG16(num_classes=1, hidden=1, width=source.description.width)
     net.assign({name: source.tensors[name].read() for name in convs}, source.description, source=path, partial=True)
     return net
 

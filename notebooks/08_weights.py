@@ -253,7 +253,7 @@ assert np.array_equal(tensors["some.weight"].read(), [[0, 1, 2], [3, 4, 5]])
 # how images are to be prepared, and we come to that.)
 
 # %%
-print(found.title, found.description, sep="\n", end="\n\n")
+print(found.title, found.description.to_metadata(), sep="\n", end="\n\n")
 print(f"{'publisher':12} {'conv1_1':14} {'conv1_2':14} {'fc6':16} images prepared as for")
 for scheme in schemes.SCHEMES:
     if scheme.model == "VGG16":
@@ -269,7 +269,7 @@ for scheme in schemes.SCHEMES:
 
 # %%
 converted = FOLDER / "vgg16.safetensors"
-convert(source, converted, preprocessing=None if "preprocessing" in found.description else "torchvision")
+convert(source, converted, preprocessing=None if found.description.preprocessing else "torchvision")
 for name, tensor in open_weights(converted).tensors.items():
     if name.startswith(("conv1", "fc")):
         print(f"{name:16} {tensor.dtype} {tensor.shape}")
@@ -286,7 +286,7 @@ for name, tensor in open_weights(converted).tensors.items():
 
 # %%
 tensors, description = weights.read(converted)
-classifier = VGG16(description["num_classes"], description["width"])
+classifier = VGG16(description.num_classes, description.width)
 print(classifier.load(converted))
 x = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
 flat, convolved = classifier.forward(x)[0], classifier.score_map(x)[0, :, 0, 0]
@@ -351,7 +351,7 @@ assert correlation < 0.5
 
 # %%
 filters = tensors["conv1_1.weight"]
-colour = PREPROCESSING[description["preprocessing"]].channels
+colour = PREPROCESSING[description.preprocessing].channels
 picture = (filters if colour == "RGB" else filters[:, ::-1]).transpose(0, 2, 3, 1)
 limit = abs(picture).max(axis=(1, 2, 3), keepdims=True)
 columns = min(len(picture), 16)
@@ -405,7 +405,7 @@ assert not (FOLDER / "out.safetensors").exists()
 # has, so it says no,
 
 # %%
-net = FCN32s(num_classes=21, width=description["width"])
+net = FCN32s(num_classes=21, width=description.width)
 message(lambda: net.load(converted))
 
 # %% [markdown]
@@ -429,7 +429,7 @@ assert not net.params["score_fr.weight"].any() and not net.params["score_fr.bias
 # classes. A file of another width is refused:
 
 # %%
-message(lambda: FCN32s(21, description["width"] / 2).load(converted, partial=True))
+message(lambda: FCN32s(21, description.width / 2).load(converted, partial=True))
 
 # %% [markdown]
 # ## RGB or BGR, 0 to 1 or 0 to 255?
@@ -581,8 +581,8 @@ assert scores["right"] > scores["BGR"] and scores["right"] > scores["0 to 255"] 
 # %%
 own = FOLDER / "shapes.safetensors"
 trained.preprocessing = "torchvision"
-trained.save(own, classes=list(Shapes.classes))
-print(weights.read_description(own))
+trained.save(own, classes=Shapes.classes)
+print(weights.read_description(own).to_metadata())
 loaded, _ = load_network(own, "cpu")
 assert loaded.preprocessing == "torchvision" and np.array_equal(predict(loaded, image), pictures["right"])
 show_source(predict)
@@ -605,7 +605,7 @@ anybody["features.0.bias"][:] = 0
 path = FOLDER / "anybody.safetensors"
 safetensors.numpy.save_file(anybody, path)
 message(lambda: convert(path, FOLDER / "out.safetensors"))
-print(convert(path, FOLDER / "out.safetensors", preprocessing="caffe").description)
+print(convert(path, FOLDER / "out.safetensors", preprocessing="caffe").description.to_metadata())
 
 # %% [markdown]
 # What was settled once cannot be changed in passing:
@@ -618,9 +618,7 @@ message(lambda: convert(own, FOLDER / "other.safetensors", preprocessing="caffe"
 
 # %%
 message(lambda: load_network(small, "cpu"))
-tensors, about = weights.read(own)
-about.pop("preprocessing")
-weights.write(FOLDER / "mute.safetensors", tensors, about)
+loaded.save(FOLDER / "mute.safetensors", preprocessing=None)
 message(lambda: load_network(FOLDER / "mute.safetensors", "cpu"))
 
 # %% [markdown]

@@ -1,6 +1,16 @@
 """What the tests of all networks share."""
 
+import json
+
 import numpy as np
+from safetensors.numpy import save_file
+
+from tinyfcn.formats import DESCRIPTION
+
+
+def describe(path, tensors, description):
+    """Write a .safetensors file with any description, as one that was edited may have."""
+    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path, {DESCRIPTION: json.dumps(description)})
 
 
 def spread(net, seed=0):

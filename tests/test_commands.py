@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from PIL import Image
 
 from tinyfcn import evaluate, plot, predict, train, training
 from tinyfcn.convert import __main__ as convert
+from tinyfcn.convert.identify import identify
 from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
 from tinyfcn.data.loader import make_batch
 from tinyfcn.inference import load_network
+from tinyfcn.initial import sizes_of
 from tinyfcn.models import VGG16
 from tinyfcn.recipes import RECIPES
 from tinyfcn.run import Config, read_config
@@ -108,7 +111,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(voc, call, tmp_path, mon
     assert call(train, "--resume", tmp_path / "parts")[0] == 0
 
     whole, parts = (read(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
-    assert whole[1] | {"seconds": 0} == parts[1] | {"seconds": 0}
+    assert replace(whole[1], seconds=0) == replace(parts[1], seconds=0)
     assert whole[0].keys() == parts[0].keys() and any(name.startswith("optimiser.") for name in whole[0])
     for name, tensor in whole[0].items():
         assert np.allclose(tensor, parts[0][name], rtol=1e-5, atol=1e-7), name
@@ -120,7 +123,7 @@ def test_resume_goes_further_with_more_steps(run_folder, call):
     status, _, err = call(train, "--resume", run_folder)
     assert status == 2 and "has done its 4 steps" in err
     assert call(train, "--resume", run_folder, "--steps", 6)[0] == 0
-    assert read_description(run_folder / "last.safetensors")["step"] == 6
+    assert read_description(run_folder / "last.safetensors").step == 6
 
 
 def test_stages_follow_each_other(run_folder, voc, call, tmp_path):
@@ -180,7 +183,7 @@ def test_a_foreign_file_of_convolutions_starts_a_run(trunk, voc, call, tmp_path)
     share = random / (sum(p.size for p in params.values()) + random + 2 * 16 + scores)
     assert "26 parameters loaded" in out and f"fc6 and fc7 start from random numbers, {share:.0%} of all parameters" in out
     tensors, description = read(tmp_path / "d" / "best.safetensors")
-    assert description["preprocessing"] == "caffe" and description["width"] == 1 / 32 and description["hidden"] == 16
+    assert description.preprocessing == "caffe" and description.width == 1 / 32 and description.hidden == 16
     assert all(np.array_equal(tensors[name], p) for name, p in params.items())  # --trunk-rate 0
     random = training.build_network(Config(width=1 / 32, hidden=16), 7).params
     assert all(not np.array_equal(tensors[f"{layer}.weight"], random[f"{layer}.weight"]) for layer in ("fc6", "fc7", "score_fr"))
@@ -198,13 +201,13 @@ def test_layers_that_come_trained_learn_at_a_rate_of_their_own_through_stages_an
     options += ["--lr", 1e-3, "--trunk-rate", 0.1, "--preprocessing", "caffe", "--model", "fcn32s", "--init", file]
     assert call(train, *options, "--steps", 2, "--out", tmp_path / "32s")[0] == 0
     first, description = read(tmp_path / "32s" / "last.safetensors")
-    assert description["trained"] == sorted({name.partition(".")[0] for name in params})
+    assert list(description.trained) == sorted({name.partition(".")[0] for name in params})
     fresh = training.build_network(Config(model="fcn32s", width=1 / 32, hidden=16), 7).params
     assert 0.5e-4 < moved(first, params, "conv5_3") < 1e-4 and 0.5e-3 < moved(first, fresh, "fc7") < 1e-3
 
     assert call(train, "--model", "fcn16s", "--from", tmp_path / "32s", "--out", tmp_path / "16s")[0] == 0
     second, description = read(tmp_path / "16s" / "last.safetensors")
-    assert "fc6" not in description["trained"] and "conv1_1" in description["trained"]
+    assert "fc6" not in description.trained and "conv1_1" in description.trained
     assert 0.5e-4 < moved(second, first, "conv5_3") < 3e-4 and 0.5e-3 < moved(second, first, "fc7") < 3e-3
 
     assert call(train, "--resume", tmp_path / "16s", "--steps", 3)[0] == 0
@@ -235,11 +238,11 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     options += ["--init", file, "--preprocessing", "caffe"]
     status, out, err = call(train, *options, "--model", "fcn16s", "--out", tmp_path / "16s")
     assert status == 0, err
-    scales = read_description(tmp_path / "16s" / "last.safetensors")["scales"]
+    scales = read_description(tmp_path / "16s" / "last.safetensors").scales
     net, _ = load_network(tmp_path / "16s")
     assert scales.keys() == {"score_pool4"} and net.skip_scales == scales and f"features times {scales['score_pool4']:.3g}" in out
 
-    run = training.Run(Config(**read_config(tmp_path / "16s")), tmp_path / "again")
+    run = training.Run(read_config(tmp_path / "16s"), tmp_path / "again")
     run.start()
     pixels, _ = make_batch(run.train_set, run.config, 0)
     run.net.start(x := normalise(pixels, "caffe"), False)
@@ -247,10 +250,10 @@ def test_skips_are_scaled_by_what_the_first_batch_measures(trunk, voc, call, tmp
     assert scales["score_pool4"] == pytest.approx(1 / np.sqrt(np.mean(pool4.astype(np.float64) ** 2)), rel=1e-5)
 
     assert call(train, "--model", "fcn8s", "--from", tmp_path / "16s", "--out", tmp_path / "8s")[0] == 0
-    later = read_description(tmp_path / "8s" / "last.safetensors")["scales"]
+    later = read_description(tmp_path / "8s" / "last.safetensors").scales
     assert later["score_pool4"] == scales["score_pool4"] and later.keys() == {"score_pool4", "score_pool3"}
     assert call(train, "--resume", tmp_path / "8s", "--steps", 2)[0] == 0
-    assert read_description(tmp_path / "8s" / "last.safetensors")["scales"] == later
+    assert read_description(tmp_path / "8s" / "last.safetensors").scales == later
 
 
 def test_scales_come_with_the_scores_that_they_belong_to(trunk, voc, call, tmp_path):
@@ -260,14 +263,14 @@ def test_scales_come_with_the_scores_that_they_belong_to(trunk, voc, call, tmp_p
     assert call(train, *small, *options, "--model", "fcn16s", "--out", tmp_path / "16s")[0] == 0
     start = ["--init", tmp_path / "16s", "--model", "fcn8s", "--skip-scales", "measured"]
     assert call(train, *small, *start, "--out", tmp_path / "8s")[0] == 0
-    scales = read_description(tmp_path / "8s" / "last.safetensors")["scales"]
+    scales = read_description(tmp_path / "8s" / "last.safetensors").scales
     assert scales["score_pool4"] == 1 and scales["score_pool3"] != 1
 
     more = tmp_path / "voc"
     shutil.copytree(voc, more)
     (more / "classes.txt").write_text((voc / "classes.txt").read_text() + "another\n")  # so that all scores are new
     assert call(train, *small, *start, "--data", more, "--out", tmp_path / "more")[0] == 0
-    assert read_description(tmp_path / "more" / "last.safetensors")["scales"]["score_pool4"] != 1
+    assert read_description(tmp_path / "more" / "last.safetensors").scales["score_pool4"] != 1
 
 
 def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):
@@ -293,22 +296,23 @@ def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):
 
 @pytest.mark.parametrize("model, rate", [("fcn32s", 1e-10), ("fcn16s", 1e-12), ("fcn8s", 1e-14)])
 def test_a_recipe_fills_in_what_is_not_given(model, rate):
-    config = train._config({}, {"recipe": "paper", "model": model, "width": 0.03125})
+    config = train._config({}, {"recipe": "paper", "model": model, "width": 0.03125}, {})
     assert (config.lr, config.momentum, config.loss, config.batch_size, config.size) == (rate, 0.99, "sum", 1, None)
     assert config.width == 0.03125 and config.padding == "paper"
-    assert train._config({}, {"recipe": "paper", "model": model, "lr": 1e-9}).lr == 1e-9
+    assert train._config({}, {"recipe": "paper", "model": model, "lr": 1e-9}, {}).lr == 1e-9
 
 
 def test_a_wide_file_is_fine_tuned_and_a_rate_that_destroys_it_is_warned_of(tmp_path):
     tensors = {name: p for name, p in published.draw(VGG16, 5, 0.5).items() if name.startswith("conv")}
     names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
     np.savez(tmp_path / "wide.npz", **published.named(tensors, names))
-    config = train._config({}, {"init": str(tmp_path / "wide.npz")})
+    sizes = sizes_of(identify(tmp_path / "wide.npz"))
+    config = train._config({}, {"init": str(tmp_path / "wide.npz")}, sizes)
     assert config.recipe == "finetune" and config.width == 0.5 and config.lr == RECIPES["finetune"]["lr"]
     assert train.risk(config) is None
-    config = train._config({}, {"init": str(tmp_path / "wide.npz"), "recipe": "scratch"})
+    config = train._config({}, {"init": str(tmp_path / "wide.npz"), "recipe": "scratch"}, sizes)
     assert config.lr == 2e-3 and "known to destroy" in train.risk(config)
-    assert train.risk(train._config({}, {})) is None
+    assert train.risk(train._config({}, {}, {})) is None
 
 
 def test_the_next_stage_takes_its_recipe_s_rate(call, voc, tmp_path):
@@ -412,13 +416,13 @@ def test_damaged_data_is_one_line_and_status_2(voc, call, tmp_path, what, words)
     [
         (["--data", "nowhere"], "no such folder: nowhere"),
         (["--split", "test"], "Shapes has no split 'test'"),
-        (["--subset", "0"], "--subset: must be above 0, got 0"),
+        (["--subset", "0"], "--subset: must be a whole number from 1 to 1,000,000, got 0"),
         (["--lr", "nan"], "--lr"),
         (["--size", "0"], "--size"),
-        (["--dropout", "1"], "must be at least 0 and less than 1"),
+        (["--dropout", "1"], "must be a number, at least 0 and less than 1, got 1"),
         (["--model", "fcn4s"], "invalid choice: 'fcn4s'"),
         (["--steps", "5", "--epochs", "2"], "not allowed with"),
-        (["--width", "x"], "invalid float value: 'x'"),
+        (["--width", "x"], "--width: must be a number, more than 0 and at most 4, got x"),
         (["--init", "none.safetensors"], "none.safetensors: no such file of weights"),
         (["--from", "none"], "none is not the folder of a run"),
         (["--resume", "none"], "none is not the folder of a run"),
@@ -428,7 +432,7 @@ def test_damaged_data_is_one_line_and_status_2(voc, call, tmp_path, what, words)
         (["--scale", "0.5", "1", "--size", "full"], "with --size full there is no crop"),
         (["--subset-seed", "1"], "--subset-seed chooses"),
         (["--size", "3x4x5"], "must be N, HxW or full, got 3x4x5"),
-        (["--dropout", "x"], "must be at least 0 and less than 1, got x"),
+        (["--dropout", "x"], "must be a number, at least 0 and less than 1, got x"),
         (["--resume", "none", "--from", "none"], "--from cannot change"),
         (["--weight-decay", "-1"], "--weight-decay"),
         (["--seed", "-1"], "--seed"),
@@ -479,7 +483,7 @@ def test_checkpoints_of_another_shape_are_refused(run_folder, voc, call, tmp_pat
 def test_training_that_diverges_says_so(voc, call, tmp_path):
     with np.errstate(all="ignore"):
         status, _, err = call(
-            train, "--data", voc, *SMALL, "--optimiser", "sgd", "--lr", 1e9, "--steps", 20, "--out", tmp_path / "run"
+            train, "--data", voc, *SMALL, "--optimiser", "sgd", "--lr", 1e6, "--steps", 20, "--out", tmp_path / "run"
         )
     assert status == 2 and "lower --lr" in err
 
@@ -599,7 +603,7 @@ def test_convert_overwrites_nothing_unasked(run_folder, call, tmp_path):
 
 def test_each_command_that_reads_pictures_has_a_limit(run_folder, voc, photograph, call, tmp_path):
     assert call(train, "--data", voc, *SMALL, "--steps", 2, "--max-pixels", 100_000, "--out", tmp_path / "enough")[0] == 0
-    assert "max_pixels" not in read_config(tmp_path / "enough")
+    assert "max_pixels" not in (tmp_path / "enough" / "config.json").read_text()
     for module, *arguments in (
         (train, "--data", voc, *SMALL, "--steps", 2, "--out", tmp_path / "less"),
         (train, "--resume", run_folder, "--steps", 6),
@@ -624,7 +628,7 @@ def test_names_do_nothing_to_the_terminal(voc, photograph, call, tmp_path):
     status, out, err = call(train, "--data", root, *SMALL, "--steps", 2, "--out", run)
     assert status == 0 and "\x1b[31m" not in json.dumps(json.loads((run / "metrics.json").read_text())["iou"], ensure_ascii=False)
     tensors, description = read(run / "best.safetensors")
-    write(run / "best.safetensors", tensors, description | {"classes": [f"{name}{escape}\tx" for name in names]})
+    write(run / "best.safetensors", tensors, replace(description, classes=tuple(f"{name}{escape}\tx" for name in names)))
     picture = photograph.rename(tmp_path / f"photo{escape}.jpg")
     for module, *arguments in (
         (evaluate, run),

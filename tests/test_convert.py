@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import published
 import pytest
-from networks import spread
+from networks import describe, spread
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -15,6 +15,7 @@ from tinyfcn import command, convert, evaluate, predict, train, weights
 from tinyfcn.convert.identify import identify
 from tinyfcn.convert.schemes import FINGERPRINTS
 from tinyfcn.data import VOC_CLASSES
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.inference import load_network
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
@@ -99,13 +100,7 @@ def test_every_publisher_s_vgg16_becomes_the_same_file(tmp_path, vgg, how):
     assert found.model == "VGG16" and "VGG16" in found.title
     assert load_file(out).keys() == vgg.keys()
     assert all(np.array_equal(tensor, vgg[name]) for name, tensor in load_file(out).items())
-    assert weights.read_description(out) == {
-        "model": "VGG16",
-        "num_classes": 7,
-        "width": WIDTH,
-        "hidden": 128,
-        "preprocessing": HOW[how] or "caffe",
-    }
+    assert weights.read_description(out) == Description("VGG16", 7, WIDTH, 128, HOW[how] or "caffe")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "source"]
 
 
@@ -130,7 +125,7 @@ def test_alexnets(tmp_path, kind):
     else:
         (tmp_path / "a").write_bytes(published.caffemodel(params, "CaffeNet", legacy=True))
     found = convert.convert(tmp_path / "a", tmp_path / "out.npz")
-    assert (found.model, found.description["preprocessing"]) == {
+    assert (found.model, found.description.preprocessing) == {
         AlexNet: ("AlexNet", "torchvision"),
         CaffeNet: ("CaffeNet", "caffe"),
     }[kind]
@@ -161,7 +156,7 @@ def test_a_finished_fcn_predicts_at_once(tmp_path, kind, container):
     found = convert.convert(
         tmp_path / "a", tmp_path / "out.safetensors", at_once=kind is FCN8sAtOnce and container == "safetensors"
     )
-    assert found.description["model"] == kind.__name__ and found.description["classes"] == list(VOC_CLASSES)
+    assert found.description.model == kind.__name__ and found.description.classes == VOC_CLASSES
     net, _ = load_network(tmp_path / "out.safetensors")
     assert type(net) is kind and net.padding == "paper" and net.preprocessing == "caffe" and net.learn_upsampling == "none"
     assert all(np.array_equal(p, params[name]) for name, p in net.params.items())
@@ -178,7 +173,7 @@ def test_upsampling_that_was_learned_stays_so(tmp_path):
     assert net.learn_upsampling == "skip" and np.array_equal(net.params["upscore2.weight"], params["upscore2.weight"])
     params["upscore16.weight"][0, 1] += 0.25
     save_file(params, tmp_path / "a")
-    assert identify(tmp_path / "a").description["learn_upsampling"] == "all"
+    assert identify(tmp_path / "a").description.learn_upsampling == "all"
 
 
 def test_a_network_whose_upsampling_is_fixed_refuses_learned_weights(tmp_path):
@@ -206,7 +201,7 @@ def test_the_published_biases_tell_whose_weights_they_are(tmp_path, publisher):
     params = published.draw(VGG16, 7, 1 / 16)
     params["conv1_1.bias"][:3] = FINGERPRINTS[publisher]
     save_file(published.torchvision_vgg16(params), tmp_path / "a")
-    assert identify(tmp_path / "a").description["preprocessing"] == publisher
+    assert identify(tmp_path / "a").description.preprocessing == publisher
 
 
 def test_own_files_keep_their_preprocessing(tmp_path):
@@ -363,12 +358,12 @@ def test_tensors_are_written_one_by_one_and_aligned(tmp_path, monkeypatch):
         "c": np.float32(3).reshape(()),
         "d": np.zeros((0, 3), np.float16),
     }
-    weights.write(tmp_path / "t.safetensors", tensors, {"x": "ü"})
+    weights.write(tmp_path / "t.safetensors", tensors, Description("ü", 3, 1))
     found = load_file(tmp_path / "t.safetensors")
     assert found.keys() == tensors.keys()
     assert all(np.array_equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
     with safe_open(tmp_path / "t.safetensors", "np") as file:
-        assert json.loads(file.metadata()["tinyfcn"]) == {"x": "ü"}
+        assert json.loads(file.metadata()["tinyfcn"]) == {"model": "ü", "num_classes": 3, "width": 1}
     data = (tmp_path / "t.safetensors").read_bytes()
     assert int.from_bytes(data[:8], "little") % 8 == 0
 
@@ -441,8 +436,8 @@ def test_a_classifier_is_no_network_to_predict_with(tmp_path, vgg):
     ],
 )
 def test_a_description_that_lies_is_refused(tmp_path, description):
-    weights.write(tmp_path / "a.safetensors", FCN32s(3, WIDTH).tensors(), description)
-    with pytest.raises(InputError, match=r"description is damaged|is no network of this|does not belong"):
+    describe(tmp_path / "a.safetensors", FCN32s(3, WIDTH).tensors(), description)
+    with pytest.raises(InputError, match=r"a\.safetensors: .*(must be|is no network of this|has no num_classes|has no padding)"):
         convert.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
@@ -467,7 +462,7 @@ def test_a_link_is_replaced_and_a_folder_stays(tmp_path):
 
 def test_a_file_without_preprocessing_is_not_used_silently(tmp_path, call_convert):
     net = FCN32s(3, WIDTH)
-    weights.write(tmp_path / "a.npz", net.tensors(), net.description() | {"preprocessing": None})
+    net.save(tmp_path / "a.npz", preprocessing=None)
     with pytest.raises(InputError, match="does not say how its images are prepared"):
         load_network(tmp_path / "a.npz")
     with pytest.raises(InputError, match="add --preprocessing caffe or torchvision"):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import weights
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16, FCN8s, FCN32s
 
@@ -17,13 +18,13 @@ def net():
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_a_saved_network_comes_back(net, tmp_path, suffix):
     path = tmp_path / f"net.{suffix}"
-    net.save(path, classes=["a", "b", "c"])
+    net.save(path, classes=("a", "b", "c"))
     other = FCN32s(3, width=1 / 64, seed=1)
     other.load(path)
     assert all(np.array_equal(p, other.params[name]) for name, p in net.params.items())
     description = weights.read_description(path)
-    assert description["model"] == "FCN32s" and description["width"] == 1 / 64
-    assert description["preprocessing"] == "torchvision" and description["classes"] == ["a", "b", "c"]
+    assert description.model == "FCN32s" and description.width == 1 / 64
+    assert description.preprocessing == "torchvision" and description.classes == ("a", "b", "c")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -71,7 +72,7 @@ def test_what_does_not_fit_is_named(net, tmp_path):
         FCN32s(3, width=1 / 32).load(tmp_path / "net.npz", partial=True)
     with pytest.raises(InputError, match="has no score_pool4.weight"):
         FCN8s(3, width=1 / 64).load(tmp_path / "net.npz")
-    weights.write(tmp_path / "other.npz", {"x": np.zeros(3)}, {})
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(InputError, match="none of the network's parameters, such as conv1_1.weight"):
         net.load(tmp_path / "other.npz", partial=True)
 
@@ -101,6 +102,6 @@ def test_missing_files_and_unknown_kinds(tmp_path):
     with pytest.raises(InputError, match=r"known are \.safetensors and \.npz"):
         weights.read(tmp_path / "net.txt")
     with pytest.raises(InputError, match=r"\.safetensors or \.npz"):
-        weights.write(tmp_path / "net.pkl", {}, {})
+        weights.write(tmp_path / "net.pkl", {}, Description("FCN32s", 3, 1))
     with pytest.raises(InputError, match="cannot be written"):
-        weights.write(tmp_path / "missing" / "net.npz", {}, {})
+        weights.write(tmp_path / "missing" / "net.npz", {}, Description("FCN32s", 3, 1))

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tinyfcn import convert
 from tinyfcn.convert.identify import identify
 from tinyfcn.convert.schemes import CORNER, FINGERPRINTS
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models import VGG16, FCN8s, FCN32s
 
@@ -36,11 +37,11 @@ def converted(path, params, expected=TRUNK, preprocessing="torchvision"):
     out = path.with_name("out.safetensors")
     found = convert.convert(path, out, preprocessing)
     tensors = load_file(out)
-    assert tensors.keys() == set(expected) and found.description["width"] == WIDTH
+    assert tensors.keys() == set(expected) and found.description.width == WIDTH
     assert all(
         tensor.tobytes() == params[name].tobytes() and tensor.shape == params[name].shape for name, tensor in tensors.items()
     )
-    assert ("hidden" in found.description) == ("fc7.bias" in expected)
+    assert (found.description.hidden is not None) == ("fc7.bias" in expected)
     return found
 
 
@@ -77,7 +78,7 @@ WRAPPED = {
 def test_a_state_dict_with_other_beginnings_is_the_same(path, vgg, container, wrapped):
     WRITE[container](path, {WRAPPED[wrapped](name): t for name, t in published.torchvision_vgg16(vgg).items()})
     found = converted(path, vgg, vgg)
-    assert found.unused == () and "torchvision" in found.title and found.description["num_classes"] == 7
+    assert found.unused == () and "torchvision" in found.title and found.description.num_classes == 7
 
 
 SLICES = [f"slice{1 + (k > 2) + (k > 7) + (k > 14) + (k > 21)}.{k}" for k in published.VGG_PLACES]
@@ -182,8 +183,7 @@ def test_fc6_and_fc7_may_have_any_number_of_channels(path, wrapped):
             params[name] = rng.standard_normal(shape).astype(np.float32)
     save_file({wrapped + name: t for name, t in published.torchvision_vgg16(params).items()}, path)
     found = converted(path, params, params)
-    expected = {"model": "VGG16", "num_classes": 3, "width": WIDTH, "hidden": 20, "preprocessing": "torchvision"}
-    assert found.description == expected
+    assert found.description == Description("VGG16", 3, WIDTH, hidden=20, preprocessing="torchvision")
     net = VGG16(3, WIDTH, hidden=20)
     net.load(path.with_name("out.safetensors"))
     assert np.array_equal(net.params["fc7.weight"], params["fc7.weight"].reshape(20, 20))
@@ -258,7 +258,7 @@ def test_keras_s_model_as_a_layer_of_another(path, vgg, names, frozen):
     head = {"dense/kernel:0": np.ones((784, 5), np.float32), "dense/bias:0": np.ones(5, np.float32)}
     legacy(path, {"input_2": {}, "vgg16": nested, "flatten": {}, "dense": head})
     found = converted(path, vgg, preprocessing=None)
-    assert found.description["preprocessing"] == "vgg" and found.unused == ("dense/0", "dense/1")
+    assert found.description.preprocessing == "vgg" and found.unused == ("dense/0", "dense/1")
 
 
 def numbered(file, layers, root):
@@ -286,7 +286,7 @@ def test_keras_s_newer_files_with_another_head(path, vgg, nested):
     with h5py.File(path, "w") as file:
         weights_h5(file, vgg, nested)
     found = converted(path, vgg, preprocessing=None)
-    assert found.description["preprocessing"] == "vgg" and found.unused == ("dense/0", "dense/1")
+    assert found.description.preprocessing == "vgg" and found.unused == ("dense/0", "dense/1")
 
 
 @pytest.mark.parametrize("nested", ["", "functional"])
@@ -308,7 +308,7 @@ def test_keras_s_fully_connected_layers_of_another_size(path):
     shapes = VGG16.shapes(4, WIDTH, hidden=24)
     params |= {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items() if name not in TRUNK}
     legacy(path, {name: {f"{name}/kernel": k, f"{name}/bias": b} for name, (k, b) in keras_layers(params).items()})
-    assert converted(path, params, params, preprocessing=None).description["hidden"] == 24
+    assert converted(path, params, params, preprocessing=None).description.hidden == 24
 
 
 # Other copies of VGG's weights
@@ -323,9 +323,7 @@ def frossard(params):
 def test_vgg16_weights_npz_takes_rgb_and_is_turned(path, vgg):
     np.savez(path.open("wb"), **frossard(vgg))
     found = converted(path, vgg, vgg, preprocessing=None)
-    assert found.description["preprocessing"] == "vgg" and found.title.endswith(
-        "by Davi Frossard, conv1_1 turned from RGB to BGR"
-    )
+    assert found.description.preprocessing == "vgg" and found.title.endswith("by Davi Frossard, conv1_1 turned from RGB to BGR")
 
 
 @pytest.fixture
@@ -348,7 +346,7 @@ def test_the_first_kernel_tells_whether_a_copy_takes_rgb(path, caffe, turned):
             params["conv1_1.weight"] = np.ascontiguousarray(params["conv1_1.weight"][:, ::-1])
         write(params)
         found = identify(path)
-        assert found.description["preprocessing"] == preprocessing and ("turned" in found.title) == turned
+        assert found.description.preprocessing == preprocessing and ("turned" in found.title) == turned
         assert np.array_equal(found.tensors["conv1_1.weight"].read(), caffe["conv1_1.weight"])
 
 
@@ -485,7 +483,7 @@ def test_an_onnx_model_s_biases_tell_whose_they_are(path, onnx, publisher, chann
         model.node("Transpose", perm=[0, 3, 1, 2])
     convolutions(model, params)
     model.save(path, None)
-    assert identify(path).description.get("preprocessing") == preprocessing
+    assert identify(path).description.preprocessing == preprocessing
 
 
 def test_half_precision_is_read(path, vgg, onnx):

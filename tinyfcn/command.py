@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
 from tinyfcn.files import MAX_PIXELS
+from tinyfcn.values import PIXELS, ZOOM, Kind
 
 LONGEST = 1000  # characters of a line in the terminal
 
@@ -66,7 +67,7 @@ def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") 
 def add_zoom(parse: argparse._ActionsContainer) -> None:
     parse.add_argument(
         "--zoom",
-        type=positive(float),
+        type=option(ZOOM),
         metavar="Z",
         help="let the network see images Z times as large (default: as in training)",
     )
@@ -80,7 +81,7 @@ def add_max_pixels(parse: argparse._ActionsContainer) -> None:
     parse.add_argument(
         "--max-pixels",
         action=_MaxPixels,
-        type=positive(int),
+        type=option(PIXELS),
         default=argparse.SUPPRESS,
         metavar="N",
         help=f"refuse pictures of more than N pixels, before they fill the memory (default {MAX_PIXELS:,})",
@@ -96,14 +97,13 @@ class _MaxPixels(argparse.Action):
         set_max_pixels(values)
 
 
-def positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], float]:
-    """An argument type: a number above 0, or also 0 itself."""
+def option(kind: Kind) -> Callable[[str], Any]:
+    """An argument type: a value of this kind."""
 
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not (0 < value < float("inf") or (zero and value == 0)):
-            raise argparse.ArgumentTypeError(f"must be {'0 or more' if zero else 'above 0'}, got {text}")
-        return value
+    def parse(text: str) -> Any:
+        try:
+            return kind.parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    parse.__name__ = kind.__name__  # argparse names it in "invalid int value"
     return parse

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from tinyfcn import __version__, command
 from tinyfcn.data.voc import IMAGES, LABELS, LISTS
 from tinyfcn.errors import InputError, one_line
+from tinyfcn.files import read_text
 
 BLOCK = 1 << 20  # bytes that are asked for at a time
 TIMEOUT = 30  # seconds of silence after which a connection counts as broken
@@ -122,7 +123,7 @@ def main() -> None:
 def count_pairs(home: Path) -> int:
     """How many ids of the list trainval have a photograph and a label in a folder in VOC layout."""
     list_path = home / LISTS / "trainval.txt"
-    ids = list_path.read_text(encoding="utf-8", errors="replace").split() if list_path.is_file() else []
+    ids = read_text(list_path).split() if list_path.is_file() else []
     return sum((home / IMAGES / f"{id_}.jpg").is_file() and (home / LABELS / f"{id_}.png").is_file() for id_ in ids)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from tinyfcn import command
 from tinyfcn.data.loader import open_dataset
-from tinyfcn.errors import InputError
-from tinyfcn.files import check_free, read_text
+from tinyfcn.errors import InputError, one_line
+from tinyfcn.files import check_free, read_json
 from tinyfcn.inference import evaluate, load_network, plot_predictions
-from tinyfcn.report import device_line, report, write_metrics
+from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import read_config
+from tinyfcn.values import SUBSET
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.png"
 
@@ -27,7 +27,7 @@ def parser() -> command.Parser:
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
-    parse.add_argument("--subset", type=command.positive(int), metavar="N", help="the first N images only")
+    parse.add_argument("--subset", type=command.option(SUBSET), metavar="N", help="the first N images only")
     command.add_zoom(parse)
     command.add_max_pixels(parse)
     command.add_device(parse)
@@ -41,9 +41,9 @@ def main() -> None:
     subset, subset_seed = options.subset, None
     if options.run.is_dir():
         config = read_config(options.run)
-        data, split = options.data or config["data"], options.split or config["val_split"]
-        if subset is None and (data, split) == (config["data"], config["split"]):  # the images that it was trained on
-            subset, subset_seed = config["subset"], config["subset_seed"]
+        data, split = options.data or config.data, options.split or config.val_split
+        if subset is None and (data, split) == (config.data, config.split):  # the images that it was trained on
+            subset, subset_seed = config.subset, config.subset_seed
         home = options.run
     elif options.data:
         data, split, home = options.data, options.split or "val", options.run.parent
@@ -63,17 +63,17 @@ def main() -> None:
         check_free((out / METRICS, out / PREDICTIONS), options.overwrite)
     net, description = load_network(options.run, options.device)
     dataset = open_dataset(data, split, subset, subset_seed)
-    classes = description.get("classes")
-    if dataset.num_classes != net.num_classes or (classes and list(dataset.classes) != classes):
+    classes = description.classes
+    if dataset.num_classes != net.num_classes or (classes and dataset.classes != tuple(map(one_line, classes))):
         raise InputError(
             f"{data} has the classes {', '.join(dataset.classes)}, "
             f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
-    view = options.zoom or description.get("zoom", 1.0), description.get("max_side")
+    view = options.zoom or description.zoom, description.max_side
     out.mkdir(parents=True, exist_ok=True)
-    metrics = evaluate(net, dataset, *view).summary(dataset.classes)
-    metrics |= {"images": len(dataset), "zoom": view[0], "evaluated": what}
-    write_metrics(out / METRICS, metrics)
+    scores = evaluate(net, dataset, *view).summary(dataset.classes)
+    metrics = Metrics(**scores, images=len(dataset), zoom=view[0], evaluated=what)
+    metrics.write(out / METRICS)
     plot_predictions(net, dataset, out / PREDICTIONS, *view)
     print(device_line(net.xp, options.device))
     command.say(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
@@ -84,10 +84,9 @@ def main() -> None:
 def _is_of(metrics: Path, what: dict[str, Any]) -> bool:
     """Whether a metrics.json tells of this evaluation."""
     try:
-        told = json.loads(read_text(metrics))
-    except (ValueError, RecursionError):  # among them InputError
+        return read_json(metrics).get("evaluated") == what
+    except InputError:
         return False
-    return isinstance(told, dict) and told.get("evaluated") == what
 
 
 if __name__ == "__main__":

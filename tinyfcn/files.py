@@ -52,8 +52,30 @@ def read_text(path: Path | str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} as UTF-8 text ({error}); give a text file") from error
     if len(data) > MEBIBYTES << 20:
-        raise InputError(f"{path} is larger than {MEBIBYTES} MiB: it is no list, and no table of weights by class")
+        raise InputError(f"{path} is larger than {MEBIBYTES} MiB: it is no list, table or configuration")
     return text
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file; raises InputError where the file is missing, or is none."""
+    text = read_text(path)
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object {{...}} but {type(value).__name__}")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is there twice")
+    return dict(pairs)
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -135,7 +157,7 @@ def owned(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                process = owner.read_text(encoding="ascii") if owner.is_file() else "unknown"
+                process = read_text(owner) if owner.exists() else "unknown"
                 raise InputError(f"{folder} is in use by process {process}: wait for it, or stop it") from None
         sweep(folder)
         owner.write_text(str(os.getpid()), encoding="ascii")

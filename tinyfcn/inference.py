@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tinyfcn.backend import Array, to_device, to_host
 from tinyfcn.convert.identify import identify
 from tinyfcn.data import Dataset, normalise, zoomed
 from tinyfcn.data.loader import prefetch
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
@@ -23,7 +23,7 @@ from tinyfcn.run import paths
 SHOWN = 4  # images in predictions.png
 
 
-def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str, Any]]:
+def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, Description]:
     """The network that a checkpoint holds, and its description (class names among it), from the file alone.
 
     `checkpoint` is a file, or the folder of a run, whose best checkpoint is then taken.
@@ -37,21 +37,32 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, dict[str,
         raise InputError(
             f"{path}: holds {source.model}, a classifier; train an FCN from it: python -m tinyfcn.train --init {path}"
         )
-    if description.get("preprocessing") is None:
+    if description.preprocessing is None:
         raise InputError(f"{path} does not say how its images are prepared: convert it, with --preprocessing")
-    options = {name: description[name] for name in ("num_classes", "width", "padding", "learn_upsampling")}
-    options |= {"hidden": description.get("hidden"), "skip_scales": description.get("scales")}
-    net = FCN_CLASSES[source.model](**options, xp=open_device(device))
+    net = FCN_CLASSES[source.model](
+        description.num_classes,
+        description.width,
+        str(description.padding),
+        hidden=description.hidden,
+        learn_upsampling=str(description.learn_upsampling),
+        skip_scales=description.scales,
+        xp=open_device(device),
+    )
     net.assign({name: tensor.read() for name, tensor in source.tensors.items()}, description, source=path)
     return net, description
 
 
 def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None) -> ConfusionMatrix:
-    """Predict every image of a dataset and count the pixels, at the image's own size."""
+    """Predict every image of a dataset and count the pixels, at the image's own size.
+
+    Raises InputError where no pixel is labelled.
+    """
     matrix = ConfusionMatrix(net.num_classes)
     with closing(prefetch(lambda i: dataset[i], range(len(dataset)))) as pairs:
         for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
             matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
+    if not matrix.counts.any():
+        raise InputError(f"{dataset.ids[0]} and all other images to evaluate on have no labelled pixel: all are ignored")
     return matrix
 
 

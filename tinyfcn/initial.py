@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfcn import weights
-from tinyfcn.convert.identify import Source, identify, settle_preprocessing
+from tinyfcn.convert.identify import Source, settle_preprocessing
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN, FCN_CLASSES
 from tinyfcn.models.network import layer_of
@@ -16,7 +16,7 @@ from tinyfcn.models.network import layer_of
 
 def sizes_of(source: Source) -> dict[str, Any]:
     """The options that a file settles: its width and, where it has them, the channels of fc6 and fc7."""
-    sizes = {"width": source.description["width"]}
+    sizes = {"width": source.description.width}
     if "fc7.bias" in source.tensors:
         sizes["hidden"] = prod(source.tensors["fc7.bias"].shape)
     return sizes
@@ -27,7 +27,8 @@ def scales_of(source: Source, net: FCN) -> dict[str, float]:
     kind = FCN_CLASSES.get(source.model)
     if kind is None:
         return {}
-    scales = source.description.get("scales", kind.published_scales)
+    theirs = source.description.scales
+    scales = kind.published_scales if theirs is None else theirs
     fitting = [skip for skip in net.skips if skip in kind.skips and _fits(source, net, f"{skip}.weight")]
     return {skip: scales.get(skip, 1.0) for skip in fitting}
 
@@ -36,15 +37,16 @@ def _fits(source: Source, net: FCN, name: str) -> bool:
     return name in source.tensors and source.tensors[name].shape == net.params[name].shape
 
 
-def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, measured: bool = False) -> tuple[set[str], str]:
-    """Take over the weights of a file as far as they fit; returns the layers that come trained from it, and an account.
+def initialise(
+    net: FCN, path: Path | str, source: Source, preprocessing: str | None = None, measured: bool = False
+) -> tuple[set[str], str]:
+    """Take over the weights of a file, in which `source` was found, as far as they fit; returns the layers that come trained from
+    it, and an account.
 
     Score layers of other classes stay as they are. `preprocessing` is what a user says where the file cannot tell, or where the
     user knows better than a foreign file's names. Where scales of skips are to be `measured`, those that come with scores from
     the file are taken over; else they must be the network's. Raises InputError where the file cannot be used.
     """
-    source = identify(path)
-    about = source.description
     for option, value in sizes_of(source).items():
         own = getattr(net, option)
         if value != own:
@@ -54,10 +56,10 @@ def initialise(net: FCN, path: Path | str, preprocessing: str | None = None, mea
         net.skip_scales = theirs
     elif any(scale != net.skip_scales.get(skip, 1.0) for skip, scale in theirs.items()):
         raise InputError(f"{path} holds an {source.model}, whose skips have other scales than those of this network")
-    stated = about.get("preprocessing") if source.own or not preprocessing else None
+    stated = source.description.preprocessing if source.own or not preprocessing else None
     net.preprocessing = settle_preprocessing(path, stated, preprocessing)
     tensors = {name: tensor.read() for name, tensor in source.tensors.items()}
-    report = net.assign(tensors, {"preprocessing": net.preprocessing}, source=path, partial=True)
+    report = net.assign(tensors, None, source=path, partial=True)
     trained = {layer for name in report.loaded if (layer := layer_of(name)) not in net.class_layers}
     return trained, f"{path}: {source.title}; {account(net, report)}"
 

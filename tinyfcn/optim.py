@@ -26,7 +26,7 @@ BIAS_RATE = 2.0  # times the learning rate of weights
 class Optimiser:
     """What both share: rates, and the moments that are kept from step to step."""
 
-    moments: int  # arrays of each parameter's size that are kept
+    suffixes: tuple[str, ...]  # of the names of the moments: arrays of a parameter's size that are kept
 
     def __init__(self, lr: float, weight_decay: float, rates: Mapping[str, float] | None) -> None:
         self.lr, self.weight_decay, self.rates = lr, weight_decay, dict(rates or {})
@@ -67,7 +67,7 @@ class SGD(Optimiser):
     The paper's: momentum 0.9 with batches of 20 (Long et al. 2015, section 4.3).
     """
 
-    moments = 1  # v
+    suffixes = ("",)  # v
 
     def __init__(
         self, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, rates: Mapping[str, float] | None = None
@@ -105,7 +105,7 @@ class Adam(Optimiser):
     The choice for training from scratch, where layers' gradients differ by orders of magnitude.
     """
 
-    moments = 2  # m and v
+    suffixes = (".m", ".v")
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Adam(Optimiser):
 
     def begin(self, params: dict[str, Array], lr_factor: float = 1.0) -> Update:
         self.steps += 1
-        moments = {name: [self._moment(f"{name}.{m}", p) for m in "mv"] for name, p in params.items()}
+        moments = {name: [self._moment(name + suffix, p) for suffix in self.suffixes] for name, p in params.items()}
         b1, b2 = self.betas
         rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
 

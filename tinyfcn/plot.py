@@ -10,7 +10,7 @@ import numpy as np
 from tinyfcn.data import IGNORE, palette
 from tinyfcn.files import replacing
 from tinyfcn.parallel import PIECE, split_evenly
-from tinyfcn.report import read_log
+from tinyfcn.report import Row, read_log
 
 # Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
 
@@ -73,6 +73,6 @@ def curves(log: str | Path, path: str | Path) -> None:
         figure.savefig(partial, dpi=100, format="png")
 
 
-def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
-    found = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+def _series(rows: list[Row], name: str) -> tuple[list[int], list[float]]:
+    found = [(row["step"], row[name]) for row in rows if row[name] is not None]
     return [step for step, _ in found], [value for _, value in found]

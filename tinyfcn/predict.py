@@ -18,6 +18,7 @@ from tinyfcn.files import check_free, replacing
 from tinyfcn.inference import load_network, predict
 from tinyfcn.models import FCN
 from tinyfcn.report import device_line
+from tinyfcn.values import SIDE
 
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
 
@@ -35,7 +36,7 @@ def parser() -> command.Parser:
     command.add_zoom(parse)
     parse.add_argument(
         "--max-side",
-        type=command.positive(int),
+        type=command.option(SIDE),
         metavar="N",
         help=f"let the network see no side longer than N pixels (default: as in training, else {MAX_SIDE})",
     )
@@ -51,9 +52,9 @@ def main() -> None:
     net, description = load_network(options.run, options.device)
     for path in options.images:
         check_image(path)  # so that all can be read, as far as their beginnings show, before the first is labelled
-    classes = description.get("classes", [])
+    classes = description.classes or ()
     background = classes.index("background") if "background" in classes else None
-    view = options.zoom or description.get("zoom", 1.0), options.max_side or description.get("max_side") or MAX_SIDE
+    view = options.zoom or description.zoom, options.max_side or description.max_side or MAX_SIDE
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tinyfcn import command
+from tinyfcn import command, values
 from tinyfcn.convert.identify import identify
-from tinyfcn.data import PREPROCESSING
 from tinyfcn.data.balance import CLASS_WEIGHTS
 from tinyfcn.data.loader import open_dataset
+from tinyfcn.description import LEARN_UPSAMPLING, PADDINGS, PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.files import OWNER, PARTIAL, owned
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
-from tinyfcn.models.fcn import LEARN_UPSAMPLING, PADDINGS
 from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES, options_of
-from tinyfcn.report import device_line, report
-from tinyfcn.run import Config, paths, read_config
+from tinyfcn.report import Metrics, device_line, report
+from tinyfcn.run import EPOCHS, SCALE, Config, paths, read_config
 from tinyfcn.training import Run
+from tinyfcn.values import SIDE
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, two or three minutes on two cores.
@@ -52,34 +53,39 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # only what is given, so that --from and --resume can fill in the rest
     )
-    integer, number = command.positive(int), command.positive(float)
+    kinds = values.kinds(Config)
+
+    def of(name: str) -> Callable[[str], Any]:
+        return command.option(kinds[name])
 
     data = parse.add_argument_group("data")
     data.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes", the generated set (default)')
     data.add_argument("--split", help=f"list to train on: a name, or a text file of ids (default {default.split})")
     data.add_argument("--val-split", help=f"list to evaluate on, likewise (default {default.val_split})")
-    data.add_argument("--subset", type=integer, metavar="N", help="train on the first N images of the list only")
-    data.add_argument("--subset-seed", type=command.positive(int, zero=True), metavar="SEED", help="... on N random ones instead")
+    data.add_argument("--subset", type=of("subset"), metavar="N", help="train on the first N images of the list only")
+    data.add_argument("--subset-seed", type=of("subset_seed"), metavar="SEED", help="... on N random ones instead")
     data.add_argument(
         "--size", type=_size, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
     )
-    data.add_argument("--zoom", type=number, metavar="Z", help="let the network see images Z times as large (default 1)")
+    data.add_argument("--zoom", type=of("zoom"), metavar="Z", help="let the network see images Z times as large (default 1)")
     data.add_argument(
-        "--max-side", type=integer, metavar="N", help="... but with no side longer than N; scores are at full size still"
+        "--max-side", type=of("max_side"), metavar="N", help="... but with no side longer than N; scores are at full size still"
     )
-    data.add_argument("--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first")
+    data.add_argument(
+        "--scale", type=command.option(SCALE), nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first"
+    )
     data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
     command.add_max_pixels(data)
-    data.add_argument("--batch-size", type=integer, metavar="N", help=f"images per step (default {default.batch_size})")
+    data.add_argument("--batch-size", type=of("batch_size"), metavar="N", help=f"images per step (default {default.batch_size})")
 
     model = parse.add_argument_group("network")
     model.add_argument("--model", choices=FCNS, help=f"(default {default.model})")
-    model.add_argument("--width", type=number, help=f"channels, as a part of the paper's (default {default.width})")
+    model.add_argument("--width", type=of("width"), help=f"channels, as a part of the paper's (default {default.width})")
     model.add_argument(
-        "--hidden", type=integer, metavar="N", help="channels of fc6 and fc7 (default: 4096 x width, or as in --init's file)"
+        "--hidden", type=of("hidden"), metavar="N", help="channels of fc6 and fc7 (default: 4096 x width, or as in --init's file)"
     )
     model.add_argument("--padding", choices=PADDINGS, help="paper: 100 pixels around the image; same: none (default)")
-    model.add_argument("--dropout", type=_rate, metavar="RATE", help=f"after fc6 and fc7 (default {default.dropout})")
+    model.add_argument("--dropout", type=of("dropout"), metavar="RATE", help=f"after fc6 and fc7 (default {default.dropout})")
     model.add_argument(
         "--learn-upsampling",
         choices=LEARN_UPSAMPLING,
@@ -105,23 +111,21 @@ def parser() -> argparse.ArgumentParser:
 
     how = parse.add_argument_group("training")
     length = how.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=integer, help=f"(default {default.steps})")
-    length.add_argument("--epochs", type=number, help="steps, counted in passes over the training images")
+    length.add_argument("--steps", type=of("steps"), help=f"(default {default.steps})")
+    length.add_argument("--epochs", type=command.option(EPOCHS), help="steps, counted in passes over the training images")
     how.add_argument("--optimiser", choices=("adam", "sgd"), help=f"(default {default.optimiser})")
     how.add_argument(
         "--recipe", choices=RECIPES, help="defaults that belong together (finetune with --init of a wide network, else scratch)"
     )
-    how.add_argument("--lr", type=number, help=f"learning rate; biases learn at twice this (default {default.lr})")
+    how.add_argument("--lr", type=of("lr"), help=f"learning rate; biases learn at twice this (default {default.lr})")
     how.add_argument(
         "--trunk-rate",
-        type=command.positive(float, zero=True),
+        type=of("trunk_rate"),
         metavar="R",
         help="times the learning rate, for layers that --init brings trained; 0 leaves them as they are (default 1)",
     )
-    how.add_argument("--momentum", type=_rate, help=f"of sgd; Adam's first beta (default {default.momentum})")
-    how.add_argument(
-        "--weight-decay", type=command.positive(float, zero=True), help=f"biases have none (default {default.weight_decay})"
-    )
+    how.add_argument("--momentum", type=of("momentum"), help=f"of sgd; Adam's first beta (default {default.momentum})")
+    how.add_argument("--weight-decay", type=of("weight_decay"), help=f"biases have none (default {default.weight_decay})")
     how.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default {default.schedule})")
     how.add_argument(
         "--class-weights",
@@ -129,8 +133,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"none (default), {', '.join(CLASS_WEIGHTS)}, or a JSON file of weights by class: rare classes count for more",
     )
     how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
-    how.add_argument("--evaluations", type=integer, help=f"in the course of training (default {default.evaluations})")
-    how.add_argument("--seed", type=command.positive(int, zero=True), help=f"(default {default.seed})")
+    how.add_argument("--evaluations", type=of("evaluations"), help=f"in the course of training (default {default.evaluations})")
+    how.add_argument("--seed", type=of("seed"), help=f"(default {default.seed})")
     command.add_device(how, default=argparse.SUPPRESS)
 
     run = parse.add_argument_group("run folder")
@@ -141,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--checkpoint-minutes",
-        type=number,
+        type=of("checkpoint_minutes"),
         metavar="M",
         help=f"what a run that is killed may lose (default {default.checkpoint_minutes:g})",
     )
@@ -167,60 +171,68 @@ def main() -> None:
 
 def _train(run: Run) -> None:
     config = run.config
-    print(device_line(run.net.xp, config.device))
+    command.say(device_line(run.net.xp, config.device))
     if (warning := risk(config)) is not None:
-        print(f"warning: {warning}")
-    print(
+        command.say(f"warning: {warning}")
+    command.say(
         f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "
         f"{run.net.num_classes} classes; {len(run.train_set)} images to train on, {len(run.val_set)} to evaluate on"
     )
-    print(f"{run.folder} takes {run.megabytes:,.0f} MB in the end")
+    command.say(f"{run.folder} takes {run.megabytes:,.0f} MB in the end")
     try:
         run.train()
     except KeyboardInterrupt:
         where = "" if run.saved == run.step else f" from step {run.saved}"
-        print(f"stopped at step {run.step}; go on{where} with: python -m tinyfcn.train --resume {run.folder}")
+        command.say(f"stopped at step {run.step}; go on{where} with: python -m tinyfcn.train --resume {run.folder}")
         raise
-    metrics = json.loads(run.paths.metrics.read_text(encoding="utf-8"))
-    print(f"\nbest checkpoint: step {metrics['step']}, on {len(run.val_set)} held-out images\n")
-    print(report(metrics))
-    print(f"\n{run.folder}: {', '.join(path.name for path in run.paths if path.exists())}")
+    metrics = values.read_record(Metrics, run.paths.metrics)
+    command.say(f"\nbest checkpoint: step {metrics.step}, on {len(run.val_set)} held-out images\n")
+    command.say(report(metrics))
+    command.say(f"\n{run.folder}: {', '.join(path.name for path in run.paths if path.exists())}")
 
 
 def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
     base: dict[str, Any] = {}
     if "init" in given and Path(given["init"]).is_dir():  # a run's folder
         given["init"] = str(paths(Path(given["init"])).best)
+    start = given.get("init")
     if "from_run" in given:
-        base = _of_stage(read_config(Path(given["from_run"])), given) | {"init": None, "preprocessing": None}
+        before = Path(given["from_run"])
+        base = _of_stage(asdict(read_config(before)), given) | {"init": None, "preprocessing": None}
         if given.get("data", base["data"]) != base["data"]:
             base = {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
+        start = start or paths(before).best
+    source = identify(start) if start else None
     out = given.pop("out", None)
-    config = _config(base, given)
-    if config.init and config.from_run:
-        raise InputError("--init and --from both name initial weights; give one of them")
+    config = _config(base, given, sizes_of(source) if source and "init" in given else {})
     folder = Path(out) if out else _free_folder(config)
     if not _is_free(folder):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
-    told = run.start()
+    told = run.start(source)
     if "trunk_rate" in given and not run.trained:
         raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
     if told:
-        print(told)
+        command.say(told)
     try:
-        while not out:  # another run may have taken the free folder since
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(parents=True)
-                break
-            run.move(_free_folder(config))
-            folder = run.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        owning.enter_context(owned(folder))
+        run.folder = _claim(folder, config, exclusive=not out)
+        owning.enter_context(owned(run.folder))
         run.write_settings()
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from None
+        raise InputError(f"--out {run.folder}: cannot be written: {error.strerror}") from None
     return run
+
+
+def _claim(folder: Path, config: Config, exclusive: bool) -> Path:
+    """Make a run's folder; if `exclusive`, the next free one where another run has made it meanwhile."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=not exclusive)
+            return folder
+        except FileExistsError:
+            if not exclusive:
+                raise
+            folder = _free_folder(config)
 
 
 def _is_free(folder: Path) -> bool:
@@ -237,37 +249,35 @@ def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack) -
     if fixed:
         option = {"from_run": "from"}.get(fixed[0], fixed[0].replace("_", "-"))
         raise InputError(f"--{option} cannot change in a run that is resumed; start a new one")
-    config = _config(read_config(folder), given)
+    config = _config(asdict(read_config(folder)), given, {})
     owning.enter_context(owned(folder))
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
     run = Run(config, folder)
-    run.resume()
+    told = run.resume()
     if run.is_finished:
         raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
     config.write(run.paths.config)
+    if told:
+        command.say(told)
     return run
 
 
-def _config(base: dict[str, Any], given: dict[str, Any]) -> Config:
-    """The options given, then those of the run that this one builds on, then the defaults."""
+def _config(base: dict[str, Any], given: dict[str, Any], sizes: dict[str, Any]) -> Config:
+    """The options given, then the sizes of initial weights, the options of the run that this one builds on, and the defaults."""
     given = dict(given)
     epochs = given.pop("epochs", None)
     for name in ("data", "split", "val_split", "class_weights", "init", "from_run"):
         if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
             given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
-    sizes = sizes_of(identify(given["init"])) if "init" in given else {}
     recipe = given.get("recipe", "finetune" if sizes.get("width", 0) >= FULL else "scratch")
     if "recipe" in given or not base:
         base = base | options_of(recipe, given.get("model", base.get("model", Config.model))) | {"recipe": recipe}
-    values = base | sizes | given
-    values["scale"] = tuple(values.get("scale", Config.scale))
-    if values["scale"][0] > values["scale"][1]:
-        raise InputError(f"--scale {values['scale'][0]} {values['scale'][1]}: give the smaller factor first")
-    config = Config(**values)
+    options = base | sizes | given
+    config = Config(**options | {"scale": tuple(options.get("scale", Config.scale))})
     if epochs is not None:
         length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed))
-        config = Config(**values | {"steps": math.ceil(epochs * length / config.batch_size)})
+        config = replace(config, steps=math.ceil(epochs * length / config.batch_size))
     return config
 
 
@@ -301,19 +311,10 @@ def _size(text: str) -> tuple[int, int] | None:
     if text == "full":
         return None
     sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"must be N, HxW or full, got {text}")
-    return int(sides[0]), int(sides[-1])
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
-    return rate
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"must be N, HxW or full, got {values.shorten(text)}")
+    height, width = (command.option(SIDE)(side) for side in (sides[0], sides[-1]))
+    return height, width
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from tinyfcn import ops, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
+from tinyfcn.convert.identify import Source, identify
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights
-from tinyfcn.data.loader import batch_indices, make_batch, open_dataset, prefetch
+from tinyfcn.data.loader import batch_indices, fingerprint, make_batch, open_dataset, prefetch
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import write_json
 from tinyfcn.inference import evaluate, plot_predictions
@@ -26,8 +28,8 @@ from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
 from tinyfcn.models.network import layer_of
 from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
-from tinyfcn.report import Log, describe, open_device, write_metrics
-from tinyfcn.run import Config, paths
+from tinyfcn.report import Log, Metrics, describe, open_device
+from tinyfcn.run import Config, Paths, paths
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -87,13 +89,12 @@ class Run:
 
     def __init__(self, config: Config, folder: Path) -> None:
         """Set up a run at step 0. Raises InputError for data that do not fit."""
-        self.config, self.folder, self.paths = config, folder, paths(folder)
+        self.config, self.folder = config, folder
         self.train_set = open_dataset(config.data, config.split, config.subset, config.subset_seed)
         self.val_set = open_dataset(config.data, config.val_split)
         if self.train_set.classes != self.val_set.classes:
             raise InputError(f"{config.split} and {config.val_split} have different classes")
-        if config.size is None and config.scale != (1.0, 1.0):
-            raise InputError("--scale resizes images before they are cropped; with --size full there is no crop")
+        self.data = fingerprint(self.train_set, self.val_set)
         self.net = build_network(config, self.train_set.num_classes)
         if config.size is not None:
             self.net.check_size(*config.size)
@@ -105,33 +106,33 @@ class Run:
         self.best = -1.0  # mean IU of the best evaluation so far
         self.seconds = 0.0  # of training and evaluating so far
         self.whole = True  # whether no step is half done
+        self.finite = -1  # the step after which all parameters were last seen to be finite
         self.losses: list[Array] = []  # of the last steps, on the device
         self.reported = Mean(0.0, 0)  # what the next report averages, besides those
 
-    def move(self, folder: Path) -> None:
-        """Let the run have another folder, before there is anything in it."""
-        self.folder, self.paths = folder, paths(folder)
+    @property
+    def paths(self) -> Paths:
+        return paths(self.folder)
 
-    def start(self) -> str:
-        """Take over initial weights where the configuration names some; returns an account of them."""
+    def start(self, source: Source | None = None) -> str:
+        """Take over initial weights where the configuration names some; returns an account of them.
+
+        `source` is what their file holds, if that is known already.
+        """
         config = self.config
         trained: set[str] = set()
         told = ""
         measured = config.skip_scales == "measured"
         if measured:
             self.net.skip_scales = {}
-        if config.from_run:
-            best = paths(Path(config.from_run)).best
-            before = weights.read_description(best)
-            trained, told = initialise(self.net, best, measured=measured)
-        elif config.init:
-            trained, told = initialise(self.net, config.init, config.preprocessing, measured)
+        path = paths(Path(config.from_run)).best if config.from_run else config.init
+        if path:
+            source = source or identify(path)
+            trained, told = initialise(self.net, path, source, config.preprocessing, measured)
         else:
             self.net.preprocessing = config.preprocessing or self.net.preprocessing
         refuse_frozen_noise(self.net, trained)
-        if config.from_run:
-            trained = set(before.get("trained", ()))
-        self.set_trained(trained)
+        self.set_trained(source.description.trained if source and config.from_run else trained)
         if measured:
             pixels, _ = make_batch(self.train_set, config, 0)
             x = normalise(to_device(pixels, self.net.xp), self.net.preprocessing)
@@ -141,9 +142,9 @@ class Run:
             self.class_weights = class_weights(config.class_weights, self.train_set)
         return told.strip()
 
-    def set_trained(self, layers: set[str]) -> None:
+    def set_trained(self, layers: Iterable[str]) -> None:
         """Let the layers that came trained learn at the rate that is theirs."""
-        self.trained = layers
+        self.trained = set(layers)
         rate = self.config.trunk_rate
         if rate == 0:
             self.net.freeze_convs = True
@@ -155,7 +156,7 @@ class Run:
         """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
         every: int = sum(p.nbytes for p in self.net.params.values())
         trainable: int = sum(p.nbytes for p in self.net.trainable().values())
-        return (2 * every + self.optimiser.moments * trainable) / 1e6
+        return (2 * every + len(self.optimiser.suffixes) * trainable) / 1e6
 
     def write_settings(self) -> None:
         """Write what decides the run into its folder."""
@@ -163,23 +164,52 @@ class Run:
         if self.class_weights is not None:
             write_json(self.paths.class_weights, self.class_weights)
 
-    def resume(self) -> None:
-        """Go back to the last checkpoint of the folder."""
-        tensors, description = weights.read(self.paths.last)
-        self.net.assign(tensors, description, source=self.paths.last)
-        self.net.skip_scales = description.get("scales", self.net.skip_scales)
-        self.set_trained(set(description.get("trained", ())))
+    def resume(self) -> str:
+        """Go back to the last checkpoint of the folder; returns an account of what is not as it was."""
+        last = self.paths.last
+        tensors, about = weights.read(last)
+        if about is None or about.step is None or about.best is None:
+            raise InputError(f"{last} is no checkpoint to go on from: it has no step, or no best score so far")
+        if about.step > self.config.steps:
+            raise InputError(f"{last}: {about.step} steps are done already; give no fewer as --steps, here {self.config.steps}")
+        own = self.net.description()
+        for name in ("model", "num_classes", "width", "hidden", "padding", "learn_upsampling"):
+            theirs, ours = getattr(about, name), getattr(own, name)
+            if theirs != ours:
+                raise InputError(f"{last}: its {name} is {theirs}; by {self.paths.config.name} and the data it must be {ours}")
+        self.net.assign(tensors, about, source=last)
+        if about.scales is not None:
+            self.net.skip_scales = about.scales
+        self.set_trained(about.trained)
         if self.config.class_weights != "none":
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)
-        self.seconds = description.get("seconds", 0.0)
-        self.step, self.best = description["step"], description["best"]
-        self.saved, self.reported = self.step, Mean(*description.get("losses", (0.0, 0)))
-        moments = {
-            name.removeprefix(MOMENT): to_device(moment, self.net.xp)
-            for name, moment in tensors.items()
-            if name.startswith(MOMENT)
-        }
+        self.seconds, self.step, self.best = about.seconds, about.step, about.best
+        self.saved, self.reported = self.step, Mean(*about.losses)
+        told = []
+        data, self.data = self.data, about.data or self.data
+        if changed := [what for what, value in data.items() if self.data.get(what) != value]:
+            told.append(f"changed since this run began: {', '.join(changed)}")
+        moments, missing = self._moments(tensors)
+        if missing and self.step:
+            told.append(f"{last} lacks {len(missing)} of the optimiser's moments, such as {missing[0]}: they start at zero")
         self.optimiser.restore(moments, self.step)
+        return "\n".join(told)
+
+    def _moments(self, tensors: dict[str, np.ndarray]) -> tuple[dict[str, Array], list[str]]:
+        """The optimiser's moments in a checkpoint, and names of those that are missing. Raises InputError for any other."""
+        params = {name + suffix: p for name, p in self.net.trainable().items() for suffix in self.optimiser.suffixes}
+        found = {name.removeprefix(MOMENT): moment for name, moment in tensors.items() if name.startswith(MOMENT)}
+        for name, moment in found.items():
+            wrong = None
+            if name not in params:
+                wrong = f"it is none of {self.config.optimiser}'s moments of what is learned"
+            elif (moment.shape, moment.dtype) != (params[name].shape, params[name].dtype):
+                wrong = f"{moment.dtype} {moment.shape}, must be {params[name].dtype} {params[name].shape}"
+            elif not np.isfinite(moment).all() or (name.endswith(".v") and (moment < 0).any()):
+                wrong = "it holds numbers that no moment can have"
+            if wrong:
+                raise InputError(f"{self.paths.last}: {MOMENT}{name}: {wrong}")
+        return {name: to_device(moment, self.net.xp) for name, moment in found.items()}, [n for n in params if n not in found]
 
     def save(self) -> None:
         """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old.
@@ -188,16 +218,19 @@ class Run:
         """
         self.settle()
         moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        extra = self._extra() | {"best": self.best, "seconds": self._elapsed(), "losses": list(self.reported)}
+        extra = {"best": self.best, "seconds": self._elapsed(), "losses": tuple(self.reported), "data": self.data}
         self.check_parameters()
-        weights.write(self.paths.last, self.net.tensors() | moments, self.net.description() | extra)
+        weights.write(self.paths.last, self.net.tensors() | moments, replace(self.net.description(), **self._extra() | extra))
         self.saved = self.step
 
     def check_parameters(self) -> None:
-        """Raise InputError where training has made a parameter infinite or no number."""
+        """Raise InputError where training has made a parameter infinite or no number; once a step."""
+        if self.finite == self.step:
+            return
         for name, p in self.net.params.items():
             if not self.net.xp.isfinite(p).all():
                 raise self._diverged(f"{name} is no longer finite", self.step)
+        self.finite = self.step
 
     def settle(self) -> None:
         """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
@@ -219,11 +252,11 @@ class Run:
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""
         return {
-            "classes": list(self.train_set.classes),
+            "classes": self.train_set.classes,
             "zoom": self.config.zoom,
             "max_side": self.config.max_side,
             "step": self.step,
-            "trained": sorted(self.trained),
+            "trained": tuple(sorted(self.trained)),
         }
 
     def _elapsed(self) -> float:
@@ -299,17 +332,12 @@ class Run:
     def _evaluate(self) -> dict[str, float]:
         self.check_parameters()
         matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side)
-        if math.isnan(matrix.mean_iou):
-            raise InputError(f"{self.config.val_split} of {self.config.data} has no labelled pixel: all are ignored")
         if matrix.mean_iou > self.best:
             self.best = matrix.mean_iou
             self.net.save(self.paths.best, **self._extra())
-            about = {
-                "step": self.step,
-                "seconds": self._elapsed(),
-                "machine": f"{processor_name()}, {describe_device(self.net.xp)}",
-            }
-            write_metrics(self.paths.metrics, matrix.summary(self.val_set.classes) | about)
+            machine = f"{processor_name()}, {describe_device(self.net.xp)}"
+            summary = matrix.summary(self.val_set.classes)
+            Metrics(**summary, step=self.step, seconds=self._elapsed(), machine=machine).write(self.paths.metrics)
         return matrix.scores()
 
     def finish(self) -> None:

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import replacing
 from tinyfcn.formats import DESCRIPTION, Content, Tensor, open_weights
@@ -45,16 +46,17 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(one_line(name, 80) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], description: dict[str, Any]) -> None:
-    """Write named arrays and a description to PATH.safetensors or PATH.npz, whole or not at all.
+def write(path: str | Path, tensors: Mapping[str, np.ndarray | Tensor], description: Description) -> None:
+    """Write named arrays and their description to PATH.safetensors or PATH.npz, whole or not at all.
 
     One tensor after the other: those of a file that is being converted are read when their turn has come.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".npz"):
         raise InputError(f"{path}: weights are written as .safetensors or .npz")
+    text = json.dumps(description.to_metadata())
     with replacing(path) as partial:
-        (_write_safetensors if path.suffix == ".safetensors" else _write_npz)(partial, tensors, json.dumps(description))
+        (_write_safetensors if path.suffix == ".safetensors" else _write_npz)(partial, tensors, text)
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray | Tensor], text: str) -> None:
@@ -93,19 +95,28 @@ def _values(tensor: np.ndarray | Tensor) -> np.ndarray:
     return tensor.read() if isinstance(tensor, Tensor) else tensor
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return (tensors by name, description) of a .safetensors or .npz file; the description is {} where there is none.
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], Description | None]:
+    """Return (tensors by name, description) of a .safetensors or .npz file; None where it has no description.
 
-    Raises InputError where the file is missing, damaged or of another kind.
+    Raises InputError where the file is missing, damaged or of another kind, or its description is wrong.
     """
     content = _open(path)
-    return {name: tensor.read() for name, tensor in content.tensors.items()}, content.metadata.get("description", {})
+    description = described(path, content)
+    return {name: tensor.read() for name, tensor in content.tensors.items()}, description
 
 
-def read_description(path: str | Path) -> dict[str, Any]:
-    """Return the description alone; raises InputError as `read` does."""
-    description: dict[str, Any] = _open(path).metadata.get("description", {})
+def read_description(path: str | Path) -> Description:
+    """Return the description alone; raises InputError as `read` does, and where there is none."""
+    description = described(path, _open(path))
+    if description is None:
+        raise InputError(f"{path} does not say which network it holds; convert it: python -m tinyfcn.convert")
     return description
+
+
+def described(path: str | Path, content: Content) -> Description | None:
+    """What a file of this package says of itself; None for others."""
+    metadata = content.metadata.get("description")
+    return None if metadata is None else Description.from_metadata(metadata, path)
 
 
 def _open(path: str | Path) -> Content:
@@ -136,6 +147,8 @@ def fit(
     loaded, kept = [], []
     for name, shape in shapes.items():
         found = tensors[name].shape if name in tensors else None
+        if found and tensors[name].dtype.kind != "f":
+            raise InputError(f"{source}: {name} has the type {tensors[name].dtype}, weights are floating-point numbers")
         if found == shape or (found and name in CLASSIFIER_WEIGHTS and _flat(found) == _flat(shape)):
             loaded.append(name)
         elif partial and (found is None or name in replaceable):

@@ -9,6 +9,7 @@ from hostile import read_all, refused, survives
 from safetensors.numpy import save_file
 
 from tinyfcn import weights
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.formats import open_weights
 
@@ -66,9 +67,9 @@ def test_arrays_in_fortran_order_come_back(tmp_path):
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_the_description_is_in_the_metadata(tmp_path, suffix):
     path = tmp_path / f"net.{suffix}"
-    weights.write(path, {"x": np.zeros(3, np.float32)}, {"model": "FCN32s", "width": 0.5})
+    weights.write(path, {"x": np.zeros(3, np.float32)}, Description("FCN32s", 3, 0.5))
     content = open_weights(path)
-    assert content.metadata == {"description": {"model": "FCN32s", "width": 0.5}}
+    assert content.metadata == {"description": {"model": "FCN32s", "num_classes": 3, "width": 0.5}}
     assert list(content.tensors) == ["x"]
 
 

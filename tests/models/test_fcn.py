@@ -155,13 +155,13 @@ def test_frozen_convolutions_get_no_gradient_and_the_rest_the_same_one(kind):
 @pytest.mark.parametrize("kind", NETS)
 def test_hidden_sets_the_channels_of_fc6_and_fc7_alone(kind):
     usual, other = kind(3, width=1 / 32, padding="same"), kind(3, width=1 / 32, padding="same", hidden=5)
-    assert usual.hidden == 128 and usual.description()["hidden"] == 128 and other.description()["hidden"] == 5
+    assert usual.hidden == 128 and usual.description().hidden == 128 and other.description().hidden == 5
     assert other.params["fc6.weight"].shape[0] == 5 and other.params["fc7.weight"].shape == (5, 5, 1, 1)
     assert other.params["score_fr.weight"].shape == (3, 5, 1, 1)
     differ = {name for name, p in usual.params.items() if p.shape != other.params[name].shape}
     assert differ == {"fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias", "score_fr.weight"}
     assert other.forward(images(40, 50, dtype=np.float32)).shape == (1, 3, 40, 50)
-    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="hidden must be a whole number from 1 to 16,384, or null, got 0"):
         kind(3, hidden=0)
 
 
@@ -278,10 +278,10 @@ def test_hidden_weights_have_he_s_scale():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"width": 0}, "width must be more than 0, got 0"),
-        ({"padding": "valid"}, "padding must be one of paper, same, got 'valid'"),
-        ({"learn_upsampling": "yes"}, "learn_upsampling must be one of none, skip, all, got 'yes'"),
+        ({"num_classes": 0}, "num_classes must be a whole number from 1 to 100,000, got 0"),
+        ({"width": 0}, "width must be a number, more than 0 and at most 4, got 0"),
+        ({"padding": "valid"}, "padding must be one of paper, same, or null, got 'valid'"),
+        ({"learn_upsampling": "yes"}, "learn_upsampling must be one of none, skip, all, or null, got 'yes'"),
     ],
 )
 def test_bad_options_are_named(options, message):

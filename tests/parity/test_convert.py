@@ -1,6 +1,7 @@
 """Published files, written by the libraries that their publishers use, beside those libraries' own answers."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_keras_s_classifier_answers_the_same(tmp_path, keras, suffix):
     model = keras.Sequential([*layers, keras.layers.Dense(9, name="predictions")])
     (model.save_weights if suffix == ".weights.h5" else model.save)(tmp_path / f"a{suffix}")
     found = convert(tmp_path / f"a{suffix}", tmp_path / "b.safetensors")
-    assert found.description["preprocessing"] == "vgg"
+    assert found.description.preprocessing == "vgg"
     net = VGG16(9, WIDTH)
     net.load(tmp_path / "b.safetensors")
     x = images(2, 224, 224)
@@ -202,7 +203,7 @@ def test_onnx_runtime_gives_the_same_scores_at_any_size(tmp_path, model, padding
     rng = np.random.default_rng(0)
     for p in net.params.values():
         p += (0.05 * rng.standard_normal(p.shape)).astype(p.dtype)
-    write_onnx(net, tmp_path / "net.onnx", {"classes": ["a", "b", "c"]})
+    write_onnx(net, tmp_path / "net.onnx", replace(net.description(), classes=("a", "b", "c")))
     session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["classes"] == '["a", "b", "c"]'
     for size in ((39, 60), (64, 64), (101, 75)) + (((1, 1),) if padding == "paper" else ()):

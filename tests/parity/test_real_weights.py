@@ -12,6 +12,7 @@ h5py = pytest.importorskip("h5py")
 from parity.torch_fcn import TorchFCN, Trainer, optimiser_of, with_params  # noqa: E402
 
 from tinyfcn.convert import convert  # noqa: E402
+from tinyfcn.convert.identify import identify  # noqa: E402
 from tinyfcn.data import VOCSegmentation, normalise  # noqa: E402
 from tinyfcn.data.balance import class_weights  # noqa: E402
 from tinyfcn.initial import initialise  # noqa: E402
@@ -47,14 +48,14 @@ def kernels(file):
 
 def fine_tuned(file, camvid, **options):
     net = FCN8s(camvid.num_classes, 1.0, "same", hidden=64, dropout=0, **options)
-    trained, _ = initialise(net, file)
+    trained, _ = initialise(net, file, identify(file))
     return net, trained
 
 
 def test_the_converted_file_equals_its_source_bit_for_bit(file, tmp_path):
     convert(file, tmp_path / "vgg16.safetensors")
     tensors, description = read(tmp_path / "vgg16.safetensors")
-    assert description["preprocessing"] == "vgg" and len(tensors) == 26
+    assert description.preprocessing == "vgg" and len(tensors) == 26
     for name, kernel, bias in kernels(file):
         assert tensors[f"{name}.weight"].tobytes() == np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)).tobytes(), name
         assert tensors[f"{name}.bias"].tobytes() == bias.tobytes(), name

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
-from tinyfcn import __version__, command
+from tinyfcn import __version__, command, values
 from tinyfcn.backend import describe_device, processor_name, thread_count
 from tinyfcn.bench import profiling
 from tinyfcn.bench.contenders import (
@@ -309,9 +309,11 @@ def parser() -> command.Parser:
     parse.add_argument("--only", type=_pattern, metavar="PATTERN", help="of these, what has titles that this pattern finds")
     parse.add_argument("--profile", action="store_true", help="where the time of the training steps goes, in place of comparing")
     command.add_device(parse)
-    parse.add_argument("--width", type=command.positive(float), help="of the net in the quick run (default 0.25)")
-    parse.add_argument("--size", type=command.positive(int), metavar="N", help=f"... and of its image (default {SIDE})")
-    parse.add_argument("--repeats", type=command.positive(int), metavar="N", default=5, help="runs of each (default 5)")
+    parse.add_argument("--width", type=command.option(values.WIDTH), help="of the net in the quick run (default 0.25)")
+    parse.add_argument("--size", type=command.option(values.SIDE), metavar="N", help=f"... and of its image (default {SIDE})")
+    parse.add_argument(
+        "--repeats", type=command.option(values.whole(1, 10_000)), metavar="N", default=5, help="runs of each (default 5)"
+    )
     parse.add_argument("--json", type=_new_file, metavar="FILE", help="write all numbers")
     parse.add_argument("--plot", type=_new_file, metavar="FILE", help="draw growth and ratios, as a PNG")
     return parse

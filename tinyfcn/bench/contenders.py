@@ -318,7 +318,8 @@ def onnx_forward(work: Work) -> Job:
 
 
 def _write(work: Work, file: Path) -> None:
-    write_onnx(network(work), file, {})
+    net = network(work)
+    write_onnx(net, file, net.description())
 
 
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tinyfcn import weights
 from tinyfcn.convert.identify import Source, identify, settle_preprocessing
 from tinyfcn.convert.onnx import write_onnx
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing
 from tinyfcn.formats import Tensor
@@ -70,15 +71,14 @@ def convert(
     return found
 
 
-def _described(file: Path, found: Source, preprocessing: str | None, at_once: bool) -> dict[str, Any]:
+def _described(file: Path, found: Source, preprocessing: str | None, at_once: bool) -> Description:
     """The description to write: what was recognised, and what only the user can tell."""
-    about = dict(found.description)
-    stated = about.get("preprocessing")
+    about = found.description
     # What a foreign file's names suggest, a user may know better: somebody may have trained on under the same names.
-    known = stated if found.own or not preprocessing else None
-    about["preprocessing"] = settle_preprocessing(file, known, preprocessing)
+    known = about.preprocessing if found.own or not preprocessing else None
+    about = replace(about, preprocessing=settle_preprocessing(file, known, preprocessing))
     if at_once:
         if found.model not in (FCN8s.__name__, FCN8sAtOnce.__name__) or (found.own and found.model == FCN8s.__name__):
             raise InputError(f"{file}: --at-once is for a published FCN-8s, this is {found.title}")
-        about["model"] = FCN8sAtOnce.__name__
+        about = replace(about, model=FCN8sAtOnce.__name__)
     return about

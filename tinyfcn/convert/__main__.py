@@ -54,25 +54,25 @@ def main() -> None:
         options.source, options.out, options.preprocessing, options.at_once, progress=True, overwrite=options.overwrite
     )
     about = source.description
-    command.say(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about['width']:g}, {_head(source)}")
+    command.say(f"{options.source}: {source.title}, {len(source.tensors)} tensors, width {about.width:g}, {_head(source)}")
     if source.unused:
         command.say(f"not used: {weights.listed(source.unused)}")
-    command.say(f"images are prepared as for {about['preprocessing']}" + (", as you say" if options.preprocessing else ""))
-    if about["model"] == FCN8s.__name__ and not source.own:
+    command.say(f"images are prepared as for {about.preprocessing}" + (", as you say" if options.preprocessing else ""))
+    if about.model == FCN8s.__name__ and not source.own:
         command.say("taken for FCN-8s trained in stages; if it was trained at once, add --at-once")
     command.say(f"{options.out}: {options.out.stat().st_size / 1e6:,.1f} MB")
 
 
 def _head(source: Source) -> str:
     """What stands on the convolutions."""
+    about = source.description
     if "fc7.weight" not in source.tensors:
         return "without fc6, fc7 and the classifier"
     scored = any(name.startswith(("fc8", "score_fr")) for name in source.tensors)
-    classes = f"{source.description['num_classes']} classes" if scored else "without its classifier"
-    hidden = source.description.get("hidden")
-    backbone = (CLASSIFIERS | FCN_CLASSES)[source.description["model"]].backbone
-    usual = backbone.scaled(backbone.hidden, source.description["width"])
-    return classes if hidden in (None, usual) else f"fc6 and fc7 of {hidden} channels, {classes}"
+    classes = f"{about.num_classes} classes" if scored else "without its classifier"
+    backbone = (CLASSIFIERS | FCN_CLASSES)[about.model].backbone
+    usual = backbone.scaled(backbone.hidden, about.width)
+    return classes if about.hidden in (None, usual) else f"fc6 and fc7 of {about.hidden} channels, {classes}"
 
 
 if __name__ == "__main__":

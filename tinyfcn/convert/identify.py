@@ -7,24 +7,26 @@ has, if it has no others and all shapes fit. File names say nothing here.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyfcn.convert.schemes import FC, SCHEMES, Scheme, called_by, names_of, preprocessing, takes_rgb
 from tinyfcn.convert.trunk import Trunk, find_trunk, graph_head, layers, match, parameters
-from tinyfcn.data import PREPROCESSING, VOC_CLASSES
-from tinyfcn.errors import InputError, one_line
+from tinyfcn.data import VOC_CLASSES
+from tinyfcn.description import PREPROCESSING, Description
+from tinyfcn.errors import InputError
 from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
-from tinyfcn.models.fcn import FCN, LEARN_UPSAMPLING, PADDINGS, is_bilinear
+from tinyfcn.models.fcn import FCN, is_bilinear
 from tinyfcn.models.network import layer_of
+from tinyfcn.weights import described
 
 
 class Source(NamedTuple):
@@ -33,7 +35,7 @@ class Source(NamedTuple):
     title: str
     model: str  # the name of its class here
     tensors: dict[str, Tensor]  # under the names that files of this package give; fully connected layers as convolutions
-    description: dict[str, Any]  # to build it again; without "preprocessing" where the file cannot tell
+    description: Description  # to build it again; its preprocessing is None where the file cannot tell
     own: bool = False  # whether this package wrote the file
     unused: tuple[str, ...] = ()  # tensors of the file that no network of this package has: of another head, say
 
@@ -47,8 +49,8 @@ def identify(path: Path | str) -> Source:
     Raises InputError where the file cannot be read, is of no network that is known here, or of one of another shape.
     """
     content = open_weights(path)
-    if "model" in content.metadata.get("description", {}):
-        return _own(path, content)
+    if (description := described(path, content)) is not None:
+        return _own(path, content, description)
     dicts = content.metadata.get("dicts", [""])
     if len(dicts) > 1:
         return _one_of(path, content, dicts)
@@ -91,38 +93,18 @@ def _foreign(path: Path | str, content: Content) -> Source | None:
     return _vgg16(path, content) or _by_names(path, content)
 
 
-def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
-
-
-FIELDS: dict[str, Callable[[Any], bool]] = {  # what a description may say
-    "num_classes": lambda value: type(value) is int and value > 0,
-    "width": _positive,
-    "hidden": lambda value: type(value) is int and value > 0,
-    "preprocessing": lambda value: value is None or (type(value) is str and value in PREPROCESSING),
-    "padding": lambda value: value in PADDINGS,
-    "learn_upsampling": lambda value: value in LEARN_UPSAMPLING,
-    "scales": lambda value: type(value) is dict and all(type(k) is str and _positive(v) for k, v in value.items()),
-    "classes": lambda value: type(value) is list and all(type(name) is str for name in value),
-    "zoom": _positive,
-    "max_side": lambda value: value is None or (type(value) is int and value > 0),
-}
-
-
-def _own(path: Path | str, content: Content) -> Source:
+def _own(path: Path | str, content: Content, about: Description) -> Source:
     """A file that this package wrote, without an optimiser's state. Its tensors must be those of the network that it names."""
-    about = dict(content.metadata["description"])
     kinds: dict[str, type[FCN | Classifier]] = {**CLASSIFIERS, **FCN_CLASSES}
-    kind = kinds.get(about["model"]) if type(about["model"]) is str else None
+    kind = kinds.get(about.model)
     if kind is None:
-        raise InputError(f"{path}: holds {about['model']!r}, which is no network of this package")
-    needed = {"num_classes", "width"} | ({"padding", "learn_upsampling"} if issubclass(kind, FCN) else set())
-    for field, valid in FIELDS.items():
-        if (field in about and not valid(about[field])) or (field in needed and field not in about):
-            raise InputError(f"{path}: its description is damaged: {field} is {about.get(field)!r}")
-    if "classes" in about:
-        about["classes"] = [one_line(name) for name in about["classes"]]  # they will be printed
-    shapes = kind.shapes(about["num_classes"], about["width"], about.get("hidden"))
+        raise InputError(f"{path}: holds {about.model!r}, which is no network of this package ({', '.join(kinds)})")
+    if issubclass(kind, FCN):
+        if about.padding is None:
+            raise InputError(f"{path}: has no padding, which belongs to the {kind.__name__} that it describes")
+        if other := [skip for skip in about.scales or () if skip not in kind.skips]:
+            raise InputError(f"{path}: scales names {other[0]!r}, which is no skip of {kind.__name__}")
+    shapes = kind.shapes(about.num_classes, about.width, about.hidden)
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
     missing = [name for name in shapes if name not in tensors and layer_of(name) not in kind.upsamplings]  # those are bilinear
     partly = issubclass(kind, Classifier) and all(name.startswith("fc") for name in missing)  # a trunk alone
@@ -164,7 +146,7 @@ def _vgg16(path: Path | str, content: Content) -> Source | None:
     found = "in its graph" if "steps" in content.metadata else "by their shapes and order"
     title += f", layers named as by {scheme.publisher}" if scheme else f", found {found}"
     how = preprocessing(content, scheme, tensors["conv1_1.bias"].read(), trunk.channels_last)
-    description |= {"model": "VGG16"} | ({"preprocessing": how} if how else {})
+    description = replace(description, preprocessing=how)
     first = tensors["conv1_1.weight"]
     if how in ("caffe", "vgg") and takes_rgb(scheme, first.read()):
         tensors["conv1_1.weight"] = first._replace(read=lambda: first.read()[:, ::-1])
@@ -219,7 +201,7 @@ def _by_names(path: Path | str, content: Content) -> Source | None:
     if scheme.model == "CaffeNet" and (norm_first or content.metadata.get("name") == "AlexNet"):
         raise InputError(f"{path}: Caffe's AlexNet normalises before it pools; CaffeNet (bvlc_reference_caffenet) can be used")
     tensors, description = _fit(path, content, names, kind)
-    description |= {"model": scheme.model, "preprocessing": scheme.preprocessing}
+    description = replace(description, preprocessing=scheme.preprocessing)
     return Source(f"{scheme.model}, layers named as by {scheme.publisher}", scheme.model, tensors, description)
 
 
@@ -239,9 +221,8 @@ def _fcn(path: Path | str, content: Content, kind: type[FCN]) -> Source | None:
     tensors, description = _fit(path, content, names, kind)
     learned = [layer for layer in kind.upsamplings if not is_bilinear(tensors[f"{layer}.weight"].read())]
     learn = "none" if not learned else "all" if list(kind.upsamplings)[-1] in learned else "skip"
-    description |= {"model": kind.__name__, "preprocessing": "caffe", "padding": "paper", "learn_upsampling": learn}
-    if description["num_classes"] == len(VOC_CLASSES):
-        description["classes"] = list(VOC_CLASSES)
+    classes = VOC_CLASSES if description.num_classes == len(VOC_CLASSES) else None
+    description = replace(description, preprocessing="caffe", padding="paper", learn_upsampling=learn, classes=classes)
     return Source(f"{kind.__name__}, layers named as by its authors", kind.__name__, tensors, description)
 
 
@@ -260,8 +241,8 @@ def _refuse_others(path: Path | str, content: Content, known: Iterable[str], kin
 
 def _fit(
     path: Path | str, content: Content, names: dict[str, str], kind: type[FCN | Classifier], channels_last: Container[str] = ()
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The file's tensors as this package has them, and the sizes that describe the network, which the biases tell.
+) -> tuple[dict[str, Tensor], Description]:
+    """The file's tensors as this package has them, and a description of the network, whose sizes the biases tell.
 
     Those in `channels_last` have their axes in Keras's order.
     """
@@ -290,7 +271,10 @@ def _fit(
             raise InputError(f"{path}: {theirs} has the type {tensor.dtype}, weights are floating-point numbers")
         read = partial(_values, path, theirs, tensor, shapes[ours], ours in channels_last)
         tensors[ours] = Tensor(shapes[ours], np.dtype(np.float32), read)
-    return tensors, {"num_classes": classes, "width": width} | ({"hidden": hidden} if hidden else {})
+    try:
+        return tensors, Description(kind.__name__, classes, width, hidden or None)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _shapes_there(shape: Shape, channels_last: bool) -> list[Shape]:

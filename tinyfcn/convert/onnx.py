@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyfcn import ops
 from tinyfcn.backend import to_host
-from tinyfcn.data import PREPROCESSING
+from tinyfcn.description import PREPROCESSING, Description
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN
 
@@ -20,7 +20,7 @@ OPSET = 13  # of the operators; ONNX Runtime knows it since 2021
 IR_VERSION = 8
 
 
-def write_onnx(net: FCN, path: Path | str, description: dict[str, Any]) -> None:
+def write_onnx(net: FCN, path: Path | str, description: Description) -> None:
     """Write a network as an ONNX model: input "image" (N, 3, H, W), output "scores" (N, num_classes, H, W), for any N, H and W.
 
     The image is prepared as the network expects it; the model's metadata say how, at which zoom, and name the classes. Raises
@@ -42,10 +42,10 @@ def write_onnx(net: FCN, path: Path | str, description: dict[str, Any]) -> None:
         ir_version=IR_VERSION,
         producer_name="tinyfcn",
     )
-    metadata = {
+    metadata: dict[str, Any] = {
         "preprocessing": PREPROCESSING[net.preprocessing]._asdict(),
-        "classes": description.get("classes", []),
-        "zoom": description.get("zoom", 1.0),
+        "classes": description.classes or [],
+        "zoom": description.zoom,
     }
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model)

@@ -4,10 +4,11 @@ Every dataset here is a sequence of pairs `image, label = dataset[i]`: the image
 (H, W) uint8 holding class indices, where 255 (`IGNORE`) marks pixels that count for nothing.
 """
 
-from tinyfcn.data.batch import PREPROCESSING, Preprocessing, crop, mirror, normalise, resize, stack, training_batch, zoomed
+from tinyfcn.data.batch import crop, mirror, normalise, resize, stack, training_batch, zoomed
 from tinyfcn.data.pictures import palette, read_image, read_label, write_label
 from tinyfcn.data.shapes import Shapes
 from tinyfcn.data.voc import IGNORE, VOC_CLASSES, Dataset, VOCSegmentation, write_voc
+from tinyfcn.description import PREPROCESSING, Preprocessing
 
 __all__ = [
     "IGNORE",

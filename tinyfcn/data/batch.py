@@ -7,31 +7,14 @@ two class indices is a third class; where a crop or a stack reaches beyond a pic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.data.voc import IGNORE, Pair
+from tinyfcn.description import PREPROCESSING
 from tinyfcn.errors import InputError
-
-
-class Preprocessing(NamedTuple):
-    """What a set of weights expects of its input: (pixel * scale - mean) / std, per channel, in this order."""
-
-    channels: str
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-# "caffe" is what the authors of FCN feed to Caffe's VGG16 and their own networks, "vgg" VGG's own mean, which Keras has kept.
-PREPROCESSING = {
-    "caffe": Preprocessing("BGR", 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
-    "torchvision": Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "vgg": Preprocessing("BGR", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
-}
 
 # ImageNet's mean colour (RGB), which every preprocessing takes to within two grey levels of zero: padding an image
 # with it is as neutral as a convolution's own zero padding.

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from tinyfcn.data.pictures import PathLike, read_image, read_label, write_label
+from tinyfcn.description import MOST_CLASSES
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import read_text
 
@@ -80,8 +81,12 @@ class VOCSegmentation:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def paths(self, index: int) -> tuple[Path, Path]:
+        """The files of a pair: the photograph and its label."""
+        return _image_path(self.root, self.ids[index]), _label_path(self.root, self.ids[index])
+
     def __getitem__(self, index: int) -> Pair:
-        image_path, label_path = _image_path(self.root, self.ids[index]), _label_path(self.root, self.ids[index])
+        image_path, label_path = self.paths(index)
         image, label = read_image(image_path), read_label(label_path)
         if image.shape[:2] != label.shape:
             raise InputError(
@@ -107,6 +112,7 @@ def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
     if not split or split.endswith(".txt") or Path(split).name != split or "\\" in split:
         raise InputError(f"a list cannot be called {split!r}; give a bare name without .txt, e.g. train")
     _check_ids(dataset.ids, "dataset.ids")
+    _check_classes(dataset.classes, "dataset.classes")
     _check_room(dataset, root, list_path)
     for folder in (IMAGES, LABELS, LISTS):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -161,8 +167,7 @@ def _read_classes(root: Path) -> tuple[str, ...]:
     if not path.exists():
         return VOC_CLASSES
     classes = tuple(one_line(line) for line in _read_lines(path) if not line.startswith("#"))  # they will be printed
-    if not 1 <= len(classes) <= IGNORE:
-        raise InputError(f"{path} names {len(classes)} classes; give 1 to {IGNORE} names, one a line, index 0 first")
+    _check_classes(classes, str(path))
     return classes
 
 
@@ -186,6 +191,14 @@ def _check_layout(root: Path) -> None:
         nested = sorted(path.parent for pattern in ("*", "*/*") for path in root.glob(f"{pattern}/{IMAGES}"))
         remedy = f"give {nested[0]}, which has {IMAGES}" if nested else f"give the folder that has {IMAGES} and {LABELS}"
         raise InputError(f"{root} is not in VOC layout: it has no {' and no '.join(missing)}; {remedy}")
+
+
+def _check_classes(classes: Sequence[str], source: str) -> None:
+    if not 1 <= len(classes) <= MOST_CLASSES:
+        raise InputError(f"{source} names {len(classes)} classes; give 1 to {MOST_CLASSES} names, one a line, index 0 first")
+    name, count = Counter(classes).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{source} has the class {name} {count} times; give each class a name of its own")
 
 
 def _check_ids(ids: Sequence[str], source: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyfcn import ops
 from tinyfcn.backend import Array
+from tinyfcn.description import Description
 from tinyfcn.models.backbone import Backbone
 from tinyfcn.models.network import Network
 from tinyfcn.optim import Update
@@ -35,6 +36,7 @@ class Classifier(Network):
         dtype: Any = np.float32,
         xp: ModuleType = np,
     ) -> None:
+        Description(type(self).__name__, num_classes, width, hidden)  # which raises where one cannot be
         self.num_classes, self.width, self.dropout_rate = num_classes, width, dropout
         self.first_padding = self.backbone.convs[0].padding
         shapes = self.shapes(num_classes, width, hidden)
@@ -96,5 +98,5 @@ class Classifier(Network):
             dx = self.linear_backward(f"fc{name}", self.relu_backward(f"relu{name}", self.dropout_backward(f"drop{name}", dx)))
         return self.backbone.backward(self, {len(self.backbone.blocks): dx.reshape(self._last_shape)}, need_dx)
 
-    def description(self) -> dict[str, Any]:
-        return super().description() | {"num_classes": self.num_classes, "width": self.width, "hidden": self.hidden}
+    def description(self) -> Description:
+        return Description(type(self).__name__, self.num_classes, self.width, self.hidden, self.preprocessing)

@@ -24,6 +24,7 @@ import numpy as np
 
 from tinyfcn import ops
 from tinyfcn.backend import Array, array_module, hwnc
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
 from tinyfcn.models.alignment import IMAGE
@@ -34,7 +35,6 @@ from tinyfcn.optim import Update
 from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.weights import LoadReport
 
-PADDINGS = ("paper", "same")
 BORDER = 100  # pixels of zeros around the image in the paper's networks
 
 
@@ -48,7 +48,6 @@ def paddings(backbone: Backbone, padding: str) -> tuple[int, int]:
     return {"paper": (BORDER, 0), "same": (backbone.convs[0].padding, backbone.fc6 // 2)}[padding]
 
 
-LEARN_UPSAMPLING = ("none", "skip", "all")
 UPSAMPLINGS = ("upscore", "upscore2", "upscore16", "upscore_pool4", "upscore8")  # of all stages
 
 
@@ -92,21 +91,12 @@ class FCN(Network):
         dtype: Any = np.float32,
         xp: ModuleType = np,
     ) -> None:
-        name = type(self).__name__
-        if num_classes < 1:
-            raise ValueError(f"{name}: num_classes must be at least 1, got {num_classes}")
-        if not width > 0:
-            raise ValueError(f"{name}: width must be more than 0, got {width}")
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"{name}: hidden must be at least 1, got {hidden}")
-        if padding not in PADDINGS:
-            raise ValueError(f"{name}: padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-        if learn_upsampling not in LEARN_UPSAMPLING:
-            raise ValueError(f"{name}: learn_upsampling must be one of {', '.join(LEARN_UPSAMPLING)}, got {learn_upsampling!r}")
+        self.skip_scales = dict(self.published_scales if skip_scales is None else skip_scales)
+        # Which raises where one of them cannot be:
+        Description(type(self).__name__, num_classes, width, hidden, None, padding, learn_upsampling, self.skip_scales)
         self.num_classes, self.width, self.padding, self.dropout_rate = num_classes, width, padding, dropout
         self.learn_upsampling = learn_upsampling
         self.freeze_convs, self.freeze_trunk = freeze_convs or freeze_trunk, freeze_trunk
-        self.skip_scales = dict(self.published_scales if skip_scales is None else skip_scales)
         self.first_padding, self.fc6_padding = paddings(self.backbone, padding)
         self.kernels, self.offsets = self.align(padding)
         self.score_layers = ("score_fr", *self.skips)  # which begin with zeros: told before the parameters are made
@@ -185,7 +175,7 @@ class FCN(Network):
         return tensors
 
     def assign(
-        self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
+        self, tensors: dict[str, np.ndarray], description: Description | None, *, source: str | Path, partial: bool = False
     ) -> LoadReport:
         """See `Network.assign`. Upsampling layers that are fixed here must be bilinear in the file too, unless `partial`."""
         used = {}
@@ -210,15 +200,17 @@ class FCN(Network):
             labels[:, rows] = scores[:, :, rows].argmax(axis=1)
         return labels
 
-    def description(self) -> dict[str, Any]:
-        return super().description() | {
-            "num_classes": self.num_classes,
-            "width": self.width,
-            "hidden": self.hidden,
-            "padding": self.padding,
-            "learn_upsampling": self.learn_upsampling,
-            "scales": self.skip_scales,
-        }
+    def description(self) -> Description:
+        return Description(
+            type(self).__name__,
+            self.num_classes,
+            self.width,
+            self.hidden,
+            self.preprocessing,
+            self.padding,
+            self.learn_upsampling,
+            self.skip_scales,
+        )
 
     # The trunk, from the image to conv7
 

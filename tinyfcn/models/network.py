@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, match_layout, random_generator, to_device, to_host
+from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.optim import Update
 
@@ -29,7 +31,7 @@ class Network:
     upsamplings: dict[str, int] = {}  # name -> stride of the upsampling layers, in order, which FCNs have
     score_layers: Collection[str] = ()  # layers that score classes: they begin with zeros
     class_layers: Collection[str] = ()  # those, and others that in a file may belong to other classes
-    preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.data.PREPROCESSING
+    preprocessing: str = "torchvision"  # what the parameters expect of an image, see tinyfcn.description
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], *, seed: int, dtype: Any, xp: ModuleType) -> None:
         """Make the parameters: He initialisation, but zeros for biases and for score layers (He et al., 2015).
@@ -130,17 +132,17 @@ class Network:
 
     # Files
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Description:
         """What, besides the parameters, it takes to build this network again; travels with saved weights."""
-        return {"model": type(self).__name__, "preprocessing": self.preprocessing}
+        raise NotImplementedError
 
     def tensors(self) -> dict[str, np.ndarray]:
         """What is saved: the parameters, on the host, under their published names."""
         return {name: to_host(p) for name, p in self.params.items()}
 
     def save(self, path: str | Path, **extra: Any) -> None:
-        """Write the parameters, `description()` and `extra` to a .safetensors or .npz file."""
-        weights.write(path, self.tensors(), self.description() | extra)
+        """Write the parameters and `description()`, in which fields may be `extra`, to a .safetensors or .npz file."""
+        weights.write(path, self.tensors(), replace(self.description(), **extra))
 
     def load(self, path: str | Path, *, partial: bool = False) -> weights.LoadReport:
         """Read parameters from a .safetensors or .npz file by name; returns which were loaded and which were not.
@@ -155,7 +157,7 @@ class Network:
         return self.assign(*weights.read(path), source=path, partial=partial)
 
     def assign(
-        self, tensors: dict[str, np.ndarray], description: dict[str, Any], *, source: str | Path, partial: bool = False
+        self, tensors: dict[str, np.ndarray], description: Description | None, *, source: str | Path, partial: bool = False
     ) -> weights.LoadReport:
         """Take over tensors that have been read already, from a file called `source` in messages; see `load`.
 
@@ -165,11 +167,12 @@ class Network:
         replaceable = [name for name in shapes if layer_of(name) in self.class_layers]
         report = weights.fit(tensors, shapes, partial=partial, replaceable=replaceable, source=source)
         for name in report.loaded:
-            value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
+            with np.errstate(over="ignore"):
+                value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
             if not np.isfinite(value).all():
                 raise InputError(f"{source}: {name} holds numbers that are infinite or none: its training must have diverged")
             self.params[name] = match_layout(self.params[name], to_device(value, self.xp))
-        self.preprocessing = description.get("preprocessing", self.preprocessing)
+        self.preprocessing = (description and description.preprocessing) or self.preprocessing
         return report
 
 
