@@ -61,7 +61,7 @@ def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None
     with closing(prefetch(lambda i: dataset[i], range(len(dataset)))) as pairs:
         for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
             matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
-    if not matrix.counts.any():
+    if len(dataset) and not matrix.counts.any():
         raise InputError(f"{dataset.ids[0]} and all other images to evaluate on have no labelled pixel: all are ignored")
     return matrix
 
