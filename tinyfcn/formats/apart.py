@@ -1,0 +1,134 @@
+"""A reader in a process of its own, with limits of time and memory.
+
+Libraries in C parse some files. One that is damaged can keep such a library busy for ever, make it crash, or make it ask for all
+the memory there is; then only that process ends, and the file is refused in one line.
+
+The process lists arrays. Those that lie in the file as they are it leaves there, and this process reads them without the library;
+the values of others it writes to its standard output, a temporary file. The list follows as JSON, and last its length, a u64:
+nothing that comes back is run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from tinyfcn.errors import InputError
+from tinyfcn.formats import FAULTS, Tensor, check_expansion, largest, what_is_wrong
+
+try:
+    import resource
+except ImportError:  # Windows, where time alone is limited
+    resource = None  # type: ignore[assignment]
+
+SECONDS, BYTES_PER_SECOND = 20, 10 << 20  # that a file may take, and for its size a second more for each so many bytes
+MEMORY = 1 << 30  # bytes beside the arrays'
+
+
+class Found(NamedTuple):
+    """An array that a reader found."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int | None  # of its values in the file; None where they are compressed or in pieces
+    read: Callable[[], np.ndarray]
+
+
+Reader = Callable[[Path], Iterator[Found]]
+
+
+def read_apart(reader: Reader, path: Path) -> dict[str, Tensor]:
+    """The tensors that a reader, a function of a module's top level, finds in a file.
+
+    Raises InputError where it does, and where it takes too long or crashes.
+    """
+    size = path.stat().st_size
+    seconds = SECONDS + size // BYTES_PER_SECOND
+    output = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as there are tensors that read from it)
+    here = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+    try:
+        code = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, reader.__module__, reader.__name__, path, str(seconds)],
+            env=os.environ | {"PYTHONPATH": here, "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+        ).returncode
+    except subprocess.TimeoutExpired:
+        raise InputError(f"not a readable file of weights, damaged: given up after {seconds} s") from None
+    if code:
+        how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+        raise InputError(f"not a readable file of weights, damaged: the library that reads it crashed ({how})")
+    end = output.seek(-8, os.SEEK_END)
+    start = end - int.from_bytes(output.read(), "little")
+    output.seek(start)
+    listed = json.loads(output.read(end - start))
+    if "error" in listed:
+        raise InputError(listed["error"])
+    tensors = {}
+    for name, shape, code, inside, place in listed["arrays"]:
+        dtype = np.dtype(code)
+        if place + math.prod(shape) * dtype.itemsize > (size if inside else start):
+            raise InputError(f"{name} lies outside the file")
+        tensors[name] = Tensor(tuple(shape), dtype, partial(_values, path if inside else output, tuple(shape), dtype, place))
+    return tensors
+
+
+def _values(file: Path | IO[bytes], shape: tuple[int, ...], dtype: np.dtype, start: int) -> np.ndarray:
+    if not isinstance(file, Path):
+        file.seek(0)  # from where np.fromfile counts
+    return np.fromfile(file, dtype, math.prod(shape), offset=start).reshape(shape)
+
+
+def main() -> None:
+    """Be the other process."""
+    module, name, file, seconds = sys.argv[1:]
+    path = Path(file)
+    size = path.stat().st_size
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints goes elsewhere
+    _limit("AS", MEMORY + largest(size))
+    _limit("CPU", int(seconds))  # should nobody be there any more who waits
+    _limit("CORE", 0)
+    listed: dict[str, Any] = {}
+    try:
+        listed["arrays"] = list(_written(getattr(import_module(module), name)(path), size, output))
+    except FAULTS as error:
+        listed["error"] = what_is_wrong(error)
+    text = json.dumps(listed).encode()
+    output.write(text + len(text).to_bytes(8, "little"))
+    output.close()
+
+
+def _limit(kind: str, value: int) -> None:
+    with suppress(AttributeError, ValueError, OSError):  # a system without it, or with a lower limit already
+        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (value, value))
+
+
+def _written(found: Iterator[Found], size: int, output: IO[bytes]) -> Iterator[tuple[str, tuple[int, ...], str, bool, int]]:
+    """Write what does not lie in the file as it is; yields (name, shape, dtype, whether it lies in the file, start)."""
+    for array in found:
+        place = output.tell() if array.start is None else array.start
+        if array.start is None:
+            check_expansion(size, place + math.prod(array.shape) * array.dtype.itemsize)
+            output.write(np.ascontiguousarray(array.read(), array.dtype).data)
+        yield array.name, array.shape, array.dtype.str, array.start is not None, place
+
+
+if __name__ == "__main__":
+    main()
