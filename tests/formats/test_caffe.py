@@ -80,7 +80,7 @@ def test_a_large_file_is_listed_without_reading_it(path):
         (blob(WEIGHT)[:-1], "conv1/0 has shape|damaged"),
         (field(7, field(1, varint(1 << 40))) + field(5, bytes(8)), r"conv1/0 has shape \(1099511627776,\) but 8 bytes"),
         (field(7, field(1, varint(-2) + varint(-1))) + field(5, bytes(8)), "conv1/0 has shape"),
-        (field(7, field(1, varint(1) * 40)) + field(5, bytes(4)), "more than 32 dimensions"),
+        (field(7, field(1, varint(1) * 40)) + field(5, bytes(4)), "more than 32 numbers"),
         (field(7, field(1, varint(2))) + 2 * field(5, bytes(4)), "conv1/0 has its values one by one or in pieces"),
         (field(7, field(1, varint(1))) + varint(5 << 3 | 5) + bytes(4), "conv1/0 has its values one by one or in pieces"),
         (field(7, field(1, varint(2))), "conv1/0 has no values"),

@@ -4,7 +4,7 @@ safetensors, npz    `arrays`
 pth                 `pickles`: torch.save, without PyTorch
 h5                  `keras`: Keras, with h5py, `apart`; also in a .keras archive
 caffemodel          `caffe`
-onnx                `onnx_model`, with the onnx package
+onnx                `onnx_model`
 
 A reader is a function from a path to a `Content`. What it raises need not name the file: `open_weights` puts the path before it.
 """
