@@ -186,3 +186,10 @@ def test_what_is_no_file_of_weights_says_what_to_do(tmp_path):
     path.unlink()
     path.mkdir()
     refused(path, "no such file of weights")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [r"(2,) if '\:' else 0", "(1if 1else 2,)"])
+def test_nothing_in_a_header_makes_python_warn(tmp_path, shape):
+    archive(tmp_path / "x", {"w.npy": npy(shape, data=bytes(8))})
+    refused(tmp_path / "x", "damaged: an array's header")

@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from tinyfcn.errors import InputError
-from tinyfcn.formats import FAULTS, Tensor, check_expansion, largest, what_is_wrong
+from tinyfcn.formats import FAULTS, Tensor, check_expansion, largest, values_at, what_is_wrong
 
 try:
     import resource
@@ -56,12 +56,35 @@ def read_apart(reader: Reader, path: Path) -> dict[str, Tensor]:
 
     Raises InputError where it does, and where it takes too long or crashes.
     """
-    size = path.stat().st_size
-    seconds = SECONDS + size // BYTES_PER_SECOND
-    output = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as there are tensors that read from it)
+    seconds = SECONDS + path.stat().st_size // BYTES_PER_SECOND
+    with tempfile.TemporaryFile() as output:
+        code = _run(reader, path, output, seconds)
+        if code:
+            how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
+            raise InputError(f"not a readable file of weights, damaged: the library that reads it crashed ({how})")
+        values = np.memmap(output, mode="r")  # outlives the open file
+    end = values.size - 8
+    start = end - int.from_bytes(values[end:], "little")
+    listed = json.loads(values[start:end].tobytes())
+    if "error" in listed:
+        raise InputError(listed["error"])
+    tensors = {}
+    for name, shape, kind, inside, place in listed["arrays"]:
+        dtype = np.dtype(kind)
+        size = math.prod(shape) * dtype.itemsize
+        if place + size > (path.stat().st_size if inside else start):
+            raise InputError(f"{name} lies outside the file")
+        part = values[place : place + size]
+        read = partial(values_at, path, tuple(shape), dtype, place) if inside else partial(_copied, part, tuple(shape), dtype)
+        tensors[name] = Tensor(tuple(shape), dtype, read)
+    return tensors
+
+
+def _run(reader: Reader, path: Path, output: IO[bytes], seconds: int) -> int:
+    """Start the other process and wait for its end; returns its exit status."""
     here = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
     try:
-        code = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-P", "-m", __name__, reader.__module__, reader.__name__, path, str(seconds)],
             env=os.environ | {"PYTHONPATH": here, "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
@@ -71,28 +94,10 @@ def read_apart(reader: Reader, path: Path) -> dict[str, Tensor]:
         ).returncode
     except subprocess.TimeoutExpired:
         raise InputError(f"not a readable file of weights, damaged: given up after {seconds} s") from None
-    if code:
-        how = signal.strsignal(-code) if code < 0 else f"exit status {code}"
-        raise InputError(f"not a readable file of weights, damaged: the library that reads it crashed ({how})")
-    end = output.seek(-8, os.SEEK_END)
-    start = end - int.from_bytes(output.read(), "little")
-    output.seek(start)
-    listed = json.loads(output.read(end - start))
-    if "error" in listed:
-        raise InputError(listed["error"])
-    tensors = {}
-    for name, shape, code, inside, place in listed["arrays"]:
-        dtype = np.dtype(code)
-        if place + math.prod(shape) * dtype.itemsize > (size if inside else start):
-            raise InputError(f"{name} lies outside the file")
-        tensors[name] = Tensor(tuple(shape), dtype, partial(_values, path if inside else output, tuple(shape), dtype, place))
-    return tensors
 
 
-def _values(file: Path | IO[bytes], shape: tuple[int, ...], dtype: np.dtype, start: int) -> np.ndarray:
-    if not isinstance(file, Path):
-        file.seek(0)  # from where np.fromfile counts
-    return np.fromfile(file, dtype, math.prod(shape), offset=start).reshape(shape)
+def _copied(values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.array(values).view(dtype).reshape(shape)
 
 
 def main() -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
@@ -25,7 +27,8 @@ from tinyfcn.formats import DESCRIPTION, Content, Tensor, check_expansion, value
 
 SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
 DTYPES = {f"{kind.upper()}{8 * n}": f"<{kind}{n}" for kind, sizes in SIZES.items() for n in sizes} | {"BOOL": "?"}
-LONGEST = 1 << 20  # bytes of a description
+LONGEST = 1 << 20  # bytes of a description, or of an array's header
+NO_HEADER = re.compile(rb"\\|\d(?!L[,)])[A-Za-z_]")  # of what Python warns when it parses the header: '\:', 1or
 
 
 def read_safetensors(path: Path) -> Content:
@@ -87,7 +90,12 @@ def _parsed(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise InputError(f".npy version {version} is none that arrays of numbers need")
-    return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    length = file.read(2 if version == (1, 0) else 4)
+    text = file.read(min(int.from_bytes(length, "little"), LONGEST))
+    if NO_HEADER.search(text):
+        raise InputError("damaged: an array's header has what no header of an array of numbers has")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(BytesIO(length + text))
 
 
 def _array(path: Path, info: ZipInfo) -> np.ndarray:
