@@ -6,8 +6,8 @@
 
 A small whole file is cut, flipped, spliced, given huge lengths, deep nesting and wrong types; of archives and other files with
 checksums also the parts, so that the checksums fit. What a reader raises other than InputError, warnings included, what takes
-longer than two seconds and what takes more than 400 MB is a finding: the file is kept as FOUND/READER-HASH, and the exit status is 1. A
-file that hangs or crashes this process is FOUND/READER.
+longer than two seconds and what takes more than 400 MB is a finding: the file is kept as FOUND/KIND-HASH, and the exit status is
+1. A file that hangs or crashes this process is FOUND/KIND.
 """
 
 import argparse

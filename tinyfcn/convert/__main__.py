@@ -20,8 +20,8 @@ Turn a file of weights into another. What SOURCE holds is recognised by its cont
 
 in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 or .keras (pip install 'tinyfcn[keras]'), .onnx or .caffemodel
 file, or in the folder of a run. VGG16's 13 convolutions are enough; they are found under any names, with any head, and in a model
-around them. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch, or an .onnx file of an FCN (pip install
-'tinyfcn[onnx]').
+around them. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch, or an .onnx file of an FCN (pip
+install 'tinyfcn[onnx]').
 
   python -m tinyfcn.convert vgg16.pth vgg16.safetensors && python -m tinyfcn.train --init vgg16.safetensors --width 1
   python -m tinyfcn.convert fcn8s_from_caffe.pth fcn8s.npz && python -m tinyfcn.predict fcn8s.npz photo.jpg --out labels

@@ -7,6 +7,7 @@ first bytes show.
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ _UNREADABLE = (
 PathLike = str | Path
 
 _max_pixels = MAX_PIXELS
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without one, Python prints what Pillow logs
 
 
 def set_max_pixels(number: int) -> None:
