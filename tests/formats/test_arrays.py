@@ -140,6 +140,18 @@ def test_an_npz_cannot_promise_more_than_its_bytes_give(tmp_path):
     refused(tmp_path / "x", "w.npy is compressed as NumPy does not do it")
 
 
+def test_lists_without_end_are_not_read(tmp_path):
+    save_file({f"{k}": np.zeros(0, np.float32) for k in range(10_001)}, tmp_path / "x")
+    refused(tmp_path / "x", "has 10,001 arrays, more than 10,000: refused")
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 5) + bytes(16) + b"w.npy"
+    entries = 30_000 * entry
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 30_000, 30_000, len(entries), 30, 0)
+    (tmp_path / "x").write_bytes(b"PK\3\4" + bytes(26) + entries + end)
+    refused(tmp_path / "x", "lists its entries in 1,530,000 bytes, more than 1,048,576: refused")
+    safetensors(tmp_path / "x", b"{" + bytes(1 << 24))
+    refused(tmp_path / "x", "its header has 16,777,217 bytes, more than 16,777,216: refused")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_array_that_is_there_twice_is_refused(tmp_path):
     with ZipFile(tmp_path / "x", "w") as file:

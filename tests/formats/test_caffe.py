@@ -115,3 +115,9 @@ def test_damage_is_survived(path):
         field(1, "net") + v1_layer("a", 4, blob(BIAS, legacy=True)) + layer("b", "Convolution", blob(WEIGHT[:1, :1]))
     )
     assert survives(path, cuts=80) > 80
+
+
+def test_fields_without_end_are_not_read(path, monkeypatch):
+    monkeypatch.setattr("tinyfcn.formats.protobuf.STEPS", 1000)
+    path.write_bytes(layer("a", "Scale", blob(BIAS)) + 1000 * field(99, 1))
+    refused(path, "has more than 1,000 fields and numbers, which no file of weights needs: refused")

@@ -11,6 +11,7 @@ A reader is a function from a path to a `Content`. What it raises need not name 
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zlib
@@ -29,6 +30,8 @@ from tinyfcn.errors import InputError, one_line
 DESCRIPTION = "tinyfcn"  # under this name files of this package say, in JSON, which network they hold
 KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and .keras, Caffe's .caffemodel, and .onnx"
 RATIO, SMALL = 32, 1 << 26  # compressed arrays may be so many times as large as their file, or so many bytes in all
+TENSORS = 10_000  # VGG's have 32
+ENTRIES = 1 << 20  # bytes of a zip archive's list of entries, of some hundred bytes each
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, pickled
 IR_VERSION = b"\x08"  # tag of an ONNX model's first field
 NET_PARAMETER = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # tags of name, layers, input, layer: one begins a .caffemodel
@@ -71,6 +74,8 @@ def open_weights(path: Path | str) -> Content:
         raise InputError(f"{path}: no such file of weights")
     with _naming(path):
         content = _reader(path)(path)
+        if len(content.tensors) > TENSORS:
+            raise InputError(f"has {len(content.tensors):,} arrays, more than {TENSORS:,}: refused")
     return content._replace(tensors={name: _guarded(path, name, tensor) for name, tensor in content.tensors.items()})
 
 
@@ -80,7 +85,7 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     with open(path, "rb") as file:
         start = file.read(512)
     if start.startswith(b"PK\3\4"):
-        with ZipFile(path) as archive:
+        with _Unzipped(path) as zipped, ZipFile(zipped) as archive:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise InputError(
@@ -105,6 +110,15 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     elif start.startswith(IR_VERSION):
         return onnx_model.read
     raise InputError(f"not a readable file of weights: known are {KNOWN}")
+
+
+class _Unzipped(io.FileIO):
+    """A zip archive whose list of entries, which ZipFile reads in one piece, is not too long."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > ENTRIES:
+            raise InputError(f"lists its entries in {size:,} bytes, more than {ENTRIES:,}: refused")
+        return super().read(size)
 
 
 def _guarded(path: Path, name: str, tensor: Tensor) -> Tensor:

@@ -27,17 +27,21 @@ from tinyfcn.formats import DESCRIPTION, Content, Tensor, check_expansion, value
 
 SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
 DTYPES = {f"{kind.upper()}{8 * n}": f"<{kind}{n}" for kind, sizes in SIZES.items() for n in sizes} | {"BOOL": "?"}
+HEADER = 1 << 24  # bytes of a .safetensors file's
 LONGEST = 1 << 20  # bytes of a description, or of an array's header
 NO_HEADER = re.compile(rb"\\|\d(?!L[,)])[A-Za-z_]")  # of what Python warns when it parses the header: '\:', 1or
 
 
 def read_safetensors(path: Path) -> Content:
     """List a .safetensors file; raises InputError where a dtype is none of NumPy's, such as BF16."""
-    with safe_open(path, framework="np") as file:  # checks the header
-        text = (file.metadata() or {}).get(DESCRIPTION)
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
+        if length > HEADER:
+            raise InputError(f"its header has {length:,} bytes, more than {HEADER:,}: refused")
+        text = stream.read(length)
+    with safe_open(path, framework="np") as file:  # checks the header
+        description = (file.metadata() or {}).get(DESCRIPTION)
+    header = json.loads(text)
     tensors = {}
     for name, about in header.items():
         if name == "__metadata__":
@@ -47,7 +51,7 @@ def read_safetensors(path: Path) -> Content:
         shape, dtype = tuple(about["shape"]), np.dtype(DTYPES[about["dtype"]])
         # By hand, since the package maps the file into memory and copies from there, which takes twice the memory.
         tensors[name] = Tensor(shape, dtype, partial(values_at, path, shape, dtype, 8 + length + about["data_offsets"][0]))
-    return Content("safetensors", tensors, _described(text))
+    return Content("safetensors", tensors, _described(description))
 
 
 def read_npz(path: Path) -> Content:
