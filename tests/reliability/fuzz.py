@@ -38,7 +38,7 @@ from safetensors.numpy import save  # noqa: E402
 
 from tinyfcn import weights  # noqa: E402
 from tinyfcn.convert.identify import identify  # noqa: E402
-from tinyfcn.data import Shapes, VOCSegmentation, pictures, write_voc  # noqa: E402
+from tinyfcn.data import Shapes, VOCSegmentation, pictures, sbd, write_voc  # noqa: E402
 from tinyfcn.data.balance import read_class_weights  # noqa: E402
 from tinyfcn.errors import InputError  # noqa: E402
 from tinyfcn.formats import apart, open_weights  # noqa: E402
@@ -201,8 +201,28 @@ def seeds(folder):
             pictures.read_image,
             *((png_parts(data), png) if kind == "PNG" else ([data], whole)),
         )
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
+    for kind, join in ("sbd", whole), ("sbd-deflated", deflated):
+        yield kind, "x.mat", sbd.read_label, [header, matlab_seed(pixels[..., 0] % 21)], join
     label = Image.fromarray(pixels[..., 0] % 21).convert("P")
     yield "label", "label.png", pictures.read_label, png_parts(saved(label, "PNG", transparency=0)), png
+
+
+def matlab_seed(label):
+    def element(kind, body):
+        return struct.pack("<2I", kind, len(body)) + body + bytes(-len(body) % 8)
+
+    def matrix(kind, shape, name, *parts):
+        head = element(6, struct.pack("<2I", kind, 0)) + element(5, np.array(shape, "<i4").tobytes()) + element(1, name)
+        return element(14, head + b"".join(parts))
+
+    values = matrix(9, label.shape, b"", element(2, label.T.tobytes()))
+    return matrix(2, (1, 1), b"GTcls", element(5, struct.pack("<i", 16)), element(1, b"Segmentation".ljust(16, b"\0")), values)
+
+
+def deflated(parts):
+    body = zlib.compress(parts[1])
+    return parts[0] + struct.pack("<2I", 15, len(body)) + body
 
 
 def onnx_seeds(vgg):
