@@ -138,7 +138,7 @@ def saved(image, kind, **options):
 def seeds(folder):
     """(name of the reader, name of the file, reader, parts, what joins them)"""
     rng = np.random.default_rng(0)
-    tiny = {"conv1_1.weight": np.ones((2, 3, 3, 3), np.float32), "conv1_1.bias": np.ones(2, np.float16), "n": np.arange(3)}
+    tiny = {"conv1_1.weight": np.ones((1, 3, 3, 3), np.float32), "conv1_1.bias": np.ones(1, np.float16), "n": np.arange(3)}
     vgg = published.draw(VGG16, 3, 1 / 64)
     fcn = published.draw(FCN32s, 3, 1 / 64)
     path = folder / "seed"
@@ -158,7 +158,8 @@ def seeds(folder):
     data = save(tiny)
     end = 8 + int.from_bytes(data[:8], "little")
     yield "safetensors", "x.safetensors", read_network, [data[8:end], data[end:]], with_length
-    for kind, found in ("tiny", {"state_dict": tiny, "epoch": 3}), ("vgg", published.torchvision_vgg16(vgg)):
+    singles = {name: array.astype(np.float32) for name, array in tiny.items()}
+    for kind, found in ("tiny", {"state_dict": singles, "epoch": 3}), ("vgg", published.torchvision_vgg16(vgg)):
         pickled.tree(path, found)
         names, parts = archive_parts(path.read_bytes())
         yield f"pth-{kind}", "x.pth", read_network, parts, zipped(names)
