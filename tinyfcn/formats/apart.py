@@ -31,7 +31,7 @@ from tinyfcn.formats import FAULTS, Tensor, check_expansion, largest, values_at,
 
 try:
     import resource
-except ImportError:  # Windows, where time alone is limited
+except ImportError:  # Windows, where time alone is limited; macOS does not heed the limit of memory
     resource = None  # type: ignore[assignment]
 
 SECONDS, BYTES_PER_SECOND = 20, 10 << 20  # that a file may take, and for its size a second more for each so many bytes
@@ -107,8 +107,8 @@ def main() -> None:
     size = path.stat().st_size
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints goes elsewhere
-    _limit("AS", MEMORY + largest(size))
-    _limit("CPU", int(seconds))  # should nobody be there any more who waits
+    _limit("DATA", MEMORY + largest(size))  # without the libraries' code, which may be large
+    _limit("CPU", int(seconds) + 2)  # should nobody be there any more who waits
     _limit("CORE", 0)
     listed: dict[str, Any] = {}
     try:
