@@ -40,11 +40,14 @@ from tinyfcn import weights  # noqa: E402
 from tinyfcn.convert.identify import identify  # noqa: E402
 from tinyfcn.data import Shapes, VOCSegmentation, pictures, sbd, write_voc  # noqa: E402
 from tinyfcn.data.balance import read_class_weights  # noqa: E402
+from tinyfcn.description import Description  # noqa: E402
 from tinyfcn.errors import InputError  # noqa: E402
 from tinyfcn.formats import apart, open_weights  # noqa: E402
+from tinyfcn.metrics import SCORES  # noqa: E402
 from tinyfcn.models import VGG16, FCN8s, FCN32s  # noqa: E402
-from tinyfcn.report import FIELDS, read_log  # noqa: E402
+from tinyfcn.report import COLUMNS, Metrics, read_log  # noqa: E402
 from tinyfcn.run import Config, read_config  # noqa: E402
+from tinyfcn.values import read_record  # noqa: E402
 
 try:
     import resource
@@ -71,6 +74,10 @@ def read_own(path):
 
 def read_run(path):
     read_config(path.parent)
+
+
+def read_scores(path):
+    read_record(Metrics, path)
 
 
 def read_weights_of_classes(path):
@@ -144,7 +151,8 @@ def seeds(folder):
     path = folder / "seed"
     for kind, name, tensors in (("vgg", "FCN8s", published.draw(FCN8s, 3, 1 / 64)), ("tiny", "VGG16", tiny)):
         for suffix in "safetensors", "npz":
-            about = {"model": name, "num_classes": 3, "width": 1 / 64, "padding": "same", "learn_upsampling": "none"}
+            more = {"padding": "same", "learn_upsampling": "none"} if name == "FCN8s" else {}
+            about = Description(name, 3, 1 / 64, **more)
             own = path.with_suffix(f".{suffix}")
             weights.write(own, {k: v for k, v in tensors.items() if v.dtype.kind == "f"}, about)
             data = own.read_bytes()
@@ -174,7 +182,10 @@ def seeds(folder):
     yield from hdf5_seeds(path, vgg)
     yield "config", "config.json", read_run, [json.dumps(Config().__dict__).encode()], whole
     rows = "".join(f"{step},0.1,{1 / step},3.5,0.1,0.2,0.3,0.4\r\n" for step in range(1, 9))
-    yield "log", "log.csv", read_log, [(",".join(FIELDS) + "\r\n" + rows).encode()], whole
+    yield "log", "log.csv", read_log, [(",".join(COLUMNS) + "\r\n" + rows).encode()], whole
+    found = dict.fromkeys(SCORES, 0.5)
+    metrics = found | {"iou": {"one": 0.5, "two": None}, "constant_baseline": found, "step": 3}
+    yield "metrics", "metrics.json", read_scores, [json.dumps(metrics).encode()], whole
     yield "class-weights", "weights.json", read_weights_of_classes, [b'{"one": 1.5, "two": 2e1}'], whole
     dataset = Shapes("train", 2)
     write_voc(dataset, folder / "voc", "whole")
