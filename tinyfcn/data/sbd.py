@@ -27,7 +27,7 @@ from tinyfcn.data.voc import IGNORE, IMAGES, LABELS, LISTS, VOC_CLASSES, _read_i
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_regular, owned, replacing, sweep, write_text
 
-LARGEST = 1 << 24  # bytes of a label's file, and of what is in it: photographs have 500x500 pixels
+LARGEST = 1 << 22  # bytes of a label's file, and of what is in it: photographs have 500x500 pixels
 U8, COMPRESSED = 2, 15  # types
 STRUCT, U8_ARRAY = 2, 9  # classes of a matrix
 

@@ -85,7 +85,7 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     with open(path, "rb") as file:
         start = file.read(512)
     if start.startswith(b"PK\3\4"):
-        with _Unzipped(path) as zipped, ZipFile(zipped) as archive:
+        with _Archive(path) as zipped, ZipFile(zipped) as archive:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise InputError(
@@ -112,7 +112,7 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     raise InputError(f"not a readable file of weights: known are {KNOWN}")
 
 
-class _Unzipped(io.FileIO):
+class _Archive(io.FileIO):
     """A zip archive whose list of entries, which ZipFile reads in one piece, is not too long."""
 
     def read(self, size: int | None = -1) -> bytes:
