@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hostile import read_all, read_here, refused
 
-from tinyfcn.formats import keras, open_weights
+from tinyfcn.formats import apart, keras, open_weights
 from tinyfcn.formats.apart import read_apart
 
 h5py = pytest.importorskip("h5py")
@@ -241,3 +241,14 @@ def test_arrays_of_every_kind_come_back_from_another_process(path, inside, monke
         archived(path.rename(path.with_name("inside")).with_name("vgg"), path.with_name("inside"))
     expected = arrays | {"e": KERNEL, "f": KERNEL, "g": BIAS}
     check(path, {f"{name}/0": array for name, array in expected.items()})
+
+
+def test_a_byte_that_keeps_the_library_busy_for_ever_is_one_line(path, monkeypatch):
+    monkeypatch.setattr(keras, "read_apart", read_apart)
+    monkeypatch.setattr(apart, "SECONDS", 1)
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["a"]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"GCOL") + 48] = 1  # of the size of what is free in a heap
+    path.write_bytes(data)
+    refused(path, "damaged: given up after 1 s|cannot be read")  # the latter by a library that has mended it
