@@ -1,12 +1,16 @@
-"""Damaged files of weights, which every reader must survive."""
+"""Damaged files of weights, which every reader must survive, and readers that do not."""
 
+import os
+import signal
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
 
 from tinyfcn.errors import InputError
-from tinyfcn.formats import open_weights
+from tinyfcn.formats import Tensor, open_weights
+from tinyfcn.formats.apart import Found
 
 
 def read_all(path):
@@ -47,3 +51,43 @@ def survives(path, cuts=50, flips=200):
         tracemalloc.stop()
         path.write_bytes(data)
     return times
+
+
+# Readers, and what calls them in this process
+
+
+def read_here(reader, path):
+    """What `read_apart` does, without another process: for many small files."""
+    return {found.name: Tensor(found.shape, found.dtype, partial(np.asarray, found.read())) for found in reader(path)}
+
+
+def turns_forever(path):
+    while True:
+        yield from ()
+
+
+def crashes(path):
+    os.kill(os.getpid(), signal.SIGSEGV)
+    yield
+
+
+def takes_all_memory(path):
+    values = bytearray(8 << 30)
+    yield Found("x", (1,), np.dtype("f4"), None, lambda: values)
+
+
+def expands(path):
+    for k in range(3):
+        yield Found(f"{k}", (1 << 40, 1), np.dtype("f4"), None, lambda: pytest.fail("was read"))
+
+
+def points_outside(path):
+    yield Found("x", (4,), np.dtype("f4"), path.stat().st_size - 15, lambda: None)
+
+
+def prints(path):
+    print("a library's chatter", flush=True)
+    yield Found("x", (2, 3), np.dtype(">f8"), None, lambda: np.arange(6.0).reshape(2, 3))
+    yield Found("none", (0, 3), np.dtype("f4"), None, lambda: np.zeros((0, 3), "f4"))
+    yield Found("inside", (2,), np.dtype("u1"), 1, None)
+    yield Found("number", (), np.dtype("f2"), None, lambda: np.float16(1.5))

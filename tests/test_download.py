@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinyfcn import command, download
+from tinyfcn import command, download, files
 from tinyfcn.data import VOCSegmentation
 
 IDS = ("2007_000032", "2007_000039", "2007_000063")
@@ -360,6 +360,18 @@ def test_an_old_python_is_told_before_anything_comes(call, server, monkeypatch):
     monkeypatch.delattr(tarfile, "data_filter")
     status, _, err = call()
     assert status == 2 and "Python 3.11.4" in err and server.ranges == []
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="no locks")
+def test_two_downloads_into_one_folder_have_one_owner(call, server, tmp_path):
+    work = tmp_path / ".tinyfcn.voc2012"
+    (work / ".tinyfcn.killed" / "VOCdevkit").mkdir(parents=True)
+    with files.owned(work):
+        status, _, err = call()
+        assert status == 2 and errors(err) == [f"error: {work} is in use by process {os.getpid()}: wait for it, or stop it"]
+        assert server.ranges == [] and not (tmp_path / "voc.tar.part").exists()
+    (work / ".tinyfcn.killed" / "VOCdevkit").mkdir(parents=True)
+    assert call()[0] == 0 and is_whole(tmp_path) and [path.name for path in tmp_path.iterdir()] == ["VOCdevkit"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")

@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from tinyfcn import __version__, command
 from tinyfcn.data.voc import IMAGES, LABELS, LISTS
 from tinyfcn.errors import InputError, one_line
-from tinyfcn.files import read_text
+from tinyfcn.files import PARTIAL, owned, read_text
 
 BLOCK = 1 << 20  # bytes that are asked for at a time
 TIMEOUT = 30  # seconds of silence after which a connection counts as broken
@@ -90,34 +91,43 @@ def main() -> None:
         raise InputError(f"to unpack an archive safely takes Python 3.11.4 or newer; this is {sys.version.split()[0]}")
     if root.exists() and not root.is_dir():
         raise InputError(f"{root} is a file; give a folder as --root")
-    home = root / archive.home
-    found = count_pairs(home)
-    if found == archive.pairs:
-        print(f"{home}: all {found:,} labelled photographs are there, nothing to download")
+    home, part = root / archive.home, root / f"{archive.name}.part"
+    if count_pairs(home) == archive.pairs:
+        print(f"{home}: all {archive.pairs:,} labelled photographs are there, nothing to download")
         return
-    if home.exists():
-        raise InputError(f"{home} has {found:,} of {archive.pairs:,} labelled photographs; move it away or give another --root")
-    whole, part = root / archive.name, root / f"{archive.name}.part"
+    _check_space(root, 0 if (root / archive.name).is_file() else archive.size - min(_size(part), archive.size), archive.size)
+    work = root / f"{PARTIAL}{options.dataset}"  # whose owner is the one that downloads
+    work.mkdir(parents=True, exist_ok=True)
     try:
-        if whole.is_file():  # left by --keep, or brought by the user: used, and never deleted
-            _check_space(root, 0, archive.size)
-            if wrong := mismatch(whole, archive):
-                raise InputError(f"{whole} is another file: {wrong}; move it away, and it will be downloaded")
-            unpack(whole, archive, root)
-        else:
-            _check_space(root, archive.size - min(_size(part), archive.size), archive.size)
-            root.mkdir(parents=True, exist_ok=True)
-            fetch(archive, options.url or archive.url, part)
-            unpack(part, archive, root)
-            if options.keep:
-                part.replace(whole)
-            else:
-                part.unlink()
+        with owned(work):
+            bring(archive, options.url or archive.url, root, work, options.keep)
     except KeyboardInterrupt:
         if part.is_file():
             print(f"{part} holds {_gigabytes(_size(part))}; the same command goes on from there")
         raise
+    finally:
+        with suppress(OSError):  # it is another one's
+            work.rmdir()
     print(f"{home}: {archive.pairs:,} labelled photographs; train on them with python -m tinyfcn.train --data {home}")
+
+
+def bring(archive: Archive, url: str, root: Path, work: Path, keep: bool) -> None:
+    """Bring the archive, where it is not there yet, and what is in it."""
+    home, whole, part = root / archive.home, root / archive.name, root / f"{archive.name}.part"
+    if home.exists():
+        found = f"{count_pairs(home):,} of {archive.pairs:,} labelled photographs"
+        raise InputError(f"{home} has {found}; move it away or give another --root")
+    if whole.is_file():  # left by --keep, or brought by the user: used, and never deleted
+        if wrong := mismatch(whole, archive):
+            raise InputError(f"{whole} is another file: {wrong}; move it away, and it will be downloaded")
+        unpack(whole, archive, root, work)
+        return
+    fetch(archive, url, part)
+    unpack(part, archive, root, work)
+    if keep:
+        part.replace(whole)
+    else:
+        part.unlink()
 
 
 def count_pairs(home: Path) -> int:
@@ -228,8 +238,8 @@ def _first_byte(response: HTTPResponse, url: str, start: int, size: int) -> int:
 # From a file to a folder
 
 
-def unpack(path: Path, archive: Archive, root: Path) -> None:
-    """Unpack the folders that are needed, and put them into place when all pairs are there.
+def unpack(path: Path, archive: Archive, root: Path, work: Path) -> None:
+    """Unpack the folders that are needed in the folder `work`, and put them into place when all pairs are there.
 
     Raises `InputError`, and leaves nothing behind, where a member would land elsewhere, is a device or links to the
     outside, and where pairs are missing.
@@ -242,7 +252,7 @@ def unpack(path: Path, archive: Archive, root: Path) -> None:
         safe = tarfile.data_filter(member, target)
         return safe if any(PurePosixPath(safe.name).is_relative_to(folder) for folder in wanted) else None
 
-    with tempfile.TemporaryDirectory(prefix=".tinyfcn.", dir=root) as scratch:
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=work) as scratch:
         try:
             with tarfile.open(path, "r:") as tar, tqdm(tar, unit=" files", desc="unpacking") as members:
                 tar.extractall(scratch, members, filter=choose)

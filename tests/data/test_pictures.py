@@ -144,7 +144,27 @@ def test_a_transparent_palette_stays_transparent_in_every_piece(tmp_path):
     assert np.array_equal(read_image(tmp_path / "photo.png"), np.array([(255, 255, 255), RED])[index])
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_damaged_metadata_are_passed_over_in_silence(tmp_path, capfd, kind):
+    path = tmp_path / "photo"
+    Image.new("RGB", (24, 16), RED).save(path, format=kind)
+    data = path.read_bytes()
+    if kind == "JPEG":
+        exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\1\3\0"  # nine entries, of which half of the first is there
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:]
+    else:
+        start = int.from_bytes(data[4:8], "little")
+        entries = 12 * int.from_bytes(data[start : start + 2], "little")
+        lost = struct.pack("<2H2L", 0x9C9E, 1, 1 << 20, 8)  # an entry more, whose text would lie outside the file
+        table = struct.pack("<H", entries // 12 + 1) + data[start + 2 : start + 2 + entries] + lost + bytes(4)
+        data = data[:4] + struct.pack("<L", len(data)) + data[8:] + table
+    path.write_bytes(data)
+    assert np.abs(read_image(path).astype(int) - RED).max() < 8
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_damaged_picture_is_one_line(tmp_path):
     """Bytes of every kind of picture are changed at random: each is read or refused."""
     rng = np.random.default_rng(0)

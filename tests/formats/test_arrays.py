@@ -1,7 +1,7 @@
 import json
 import struct
 import tarfile
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import numpy as np
 import pytest
@@ -124,17 +124,32 @@ def test_an_npz_entry_that_lies_is_refused(tmp_path, entry):
     refused(tmp_path / "x", "w|damaged|version")
 
 
-def test_an_npz_entry_cannot_promise_more_than_its_bytes_give(tmp_path):
+def test_an_npz_cannot_promise_more_than_its_bytes_give(tmp_path):
     archive(tmp_path / "x", {"w.npy": npy((2,), data=bytes(8))}, ZIP_DEFLATED)
     honest = (tmp_path / "x").read_bytes()
     size = struct.pack("<L", len(npy((2,), data=bytes(8))))
-    (tmp_path / "x").write_bytes(honest.replace(size, struct.pack("<L", 1 << 30)))  # in both of the zip's lists
-    refused(tmp_path / "x", "w.npy has 1073741824 bytes, its header says")
-    big = npy((1 << 28,))
-    archive(tmp_path / "x", {"w.npy": big}, ZIP_DEFLATED)
-    honest = (tmp_path / "x").read_bytes()
-    (tmp_path / "x").write_bytes(honest.replace(struct.pack("<L", len(big)), struct.pack("<L", len(big) + (1 << 30))))
-    refused(tmp_path / "x", "w.npy cannot have")
+    (tmp_path / "x").write_bytes(honest.replace(size, struct.pack("<L", 1 << 25)))  # in both of the zip's lists
+    refused(tmp_path / "x", "w.npy has 33554432 bytes, its header says")
+    (tmp_path / "x").write_bytes(honest.replace(size, struct.pack("<L", 1 << 30)))
+    refused(tmp_path / "x", r"would have 1,073,741,824 bytes, [\d,]+ times its own \d+: more than 32 times is refused")
+    np.savez_compressed(tmp_path / "x.npz", **{f"{k}": np.zeros((1 << 22) + 1, np.float32) for k in range(4)})
+    refused(tmp_path / "x.npz", r"1,0\d\d times its own .*: more than 32 times is refused; save it without compression")
+    np.savez_compressed(tmp_path / "x.npz", w=np.zeros(1 << 22, np.float32))
+    assert read_all(tmp_path / "x.npz")["w"].shape == (1 << 22,)
+    archive(tmp_path / "x", {"w.npy": npy((2,), data=bytes(8))}, ZIP_LZMA)
+    refused(tmp_path / "x", "w.npy is compressed as NumPy does not do it")
+
+
+def test_lists_without_end_are_not_read(tmp_path):
+    save_file({f"{k}": np.zeros(0, np.float32) for k in range(10_001)}, tmp_path / "x")
+    refused(tmp_path / "x", "has 10,001 arrays, more than 10,000: refused")
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 5) + bytes(16) + b"w.npy"
+    entries = 30_000 * entry
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 30_000, 30_000, len(entries), 30, 0)
+    (tmp_path / "x").write_bytes(b"PK\3\4" + bytes(26) + entries + end)
+    refused(tmp_path / "x", "lists its entries in 1,530,000 bytes, more than 1,048,576: refused")
+    safetensors(tmp_path / "x", b"{" + bytes(1 << 24))
+    refused(tmp_path / "x", "its header has 16,777,217 bytes, more than 16,777,216: refused")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -183,3 +198,10 @@ def test_what_is_no_file_of_weights_says_what_to_do(tmp_path):
     path.unlink()
     path.mkdir()
     refused(path, "no such file of weights")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [r"(2,) if '\:' else 0", "(1if 1else 2,)"])
+def test_nothing_in_a_header_makes_python_warn(tmp_path, shape):
+    archive(tmp_path / "x", {"w.npy": npy(shape, data=bytes(8))})
+    refused(tmp_path / "x", "damaged: an array's header")

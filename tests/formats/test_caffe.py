@@ -80,7 +80,7 @@ def test_a_large_file_is_listed_without_reading_it(path):
         (blob(WEIGHT)[:-1], "conv1/0 has shape|damaged"),
         (field(7, field(1, varint(1 << 40))) + field(5, bytes(8)), r"conv1/0 has shape \(1099511627776,\) but 8 bytes"),
         (field(7, field(1, varint(-2) + varint(-1))) + field(5, bytes(8)), "conv1/0 has shape"),
-        (field(7, field(1, varint(1) * 40)) + field(5, bytes(4)), "more than 32 dimensions"),
+        (field(7, field(1, varint(1) * 40)) + field(5, bytes(4)), "more than 32 numbers"),
         (field(7, field(1, varint(2))) + 2 * field(5, bytes(4)), "conv1/0 has its values one by one or in pieces"),
         (field(7, field(1, varint(1))) + varint(5 << 3 | 5) + bytes(4), "conv1/0 has its values one by one or in pieces"),
         (field(7, field(1, varint(2))), "conv1/0 has no values"),
@@ -115,3 +115,9 @@ def test_damage_is_survived(path):
         field(1, "net") + v1_layer("a", 4, blob(BIAS, legacy=True)) + layer("b", "Convolution", blob(WEIGHT[:1, :1]))
     )
     assert survives(path, cuts=80) > 80
+
+
+def test_fields_without_end_are_not_read(path, monkeypatch):
+    monkeypatch.setattr("tinyfcn.formats.protobuf.STEPS", 1000)
+    path.write_bytes(layer("a", "Scale", blob(BIAS)) + 1000 * field(99, 1))
+    refused(path, "has more than 1,000 fields and numbers, which no file of weights needs: refused")

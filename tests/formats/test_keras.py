@@ -5,9 +5,10 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
-from hostile import read_all, refused
+from hostile import read_all, read_here, refused
 
-from tinyfcn.formats import open_weights
+from tinyfcn.formats import apart, keras, open_weights
+from tinyfcn.formats.apart import read_apart
 
 h5py = pytest.importorskip("h5py")
 KERNEL = np.arange(3 * 3 * 2 * 4, dtype=np.float32).reshape(3, 3, 2, 4)
@@ -16,7 +17,8 @@ LAYERS = {"input_1": [], "block1_conv1": [KERNEL, BIAS], "block1_pool": [], "blo
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras, "read_apart", read_here)  # quicker; see the last test
     return tmp_path / "vgg"
 
 
@@ -172,7 +174,10 @@ def test_damage_is_survived(path, kind):
         numbered(path, lambda group: group.create_dataset("0", data=KERNEL))
     if kind == "archived":
         archived(path.rename(path.with_name("inside")).with_name("vgg"), path.with_name("inside"))
-    command = "import sys; from pathlib import Path; from hostile import survives; print(survives(Path(sys.argv[1])))"
+    command = (
+        "import sys; from pathlib import Path; from hostile import read_here, survives; from tinyfcn.formats import keras;"
+        "keras.read_apart = read_here; print(survives(Path(sys.argv[1])))"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", command, path], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -215,3 +220,35 @@ def test_a_model_that_is_a_layer_is_listed_with_its_layers(path):
         for name, array in arrays.items():
             file[f"vgg/{name}"] = array
     check(path, {"vgg/a/0": KERNEL, "vgg/a/1": BIAS, "vgg/b/0": KERNEL + 1, "vgg/b/1": BIAS + 1})
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_arrays_of_every_kind_come_back_from_another_process(path, inside, monkeypatch):
+    monkeypatch.setattr(keras, "read_apart", read_apart)
+    arrays = {"a": KERNEL, "b": BIAS.astype(">f8"), "c": np.zeros((0, 2), "f2"), "d": np.float32(3.5) * np.ones(())}
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[f"layers/{name}/vars/0"] = array
+        file["layers/e/vars"] = file["layers/a/vars"]
+        file.create_dataset("layers/f/vars/0", data=KERNEL, chunks=(2, 2, 2, 3), compression="gzip", shuffle=True)
+        compact = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        compact.set_layout(h5py.h5d.COMPACT)
+        place = file.create_group("layers/g/vars").id
+        h5py.h5d.create(place, b"0", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((4,)), compact).write(
+            h5py.h5s.ALL, h5py.h5s.ALL, BIAS
+        )
+    if inside:
+        archived(path.rename(path.with_name("inside")).with_name("vgg"), path.with_name("inside"))
+    expected = arrays | {"e": KERNEL, "f": KERNEL, "g": BIAS}
+    check(path, {f"{name}/0": array for name, array in expected.items()})
+
+
+def test_a_byte_that_keeps_the_library_busy_for_ever_is_one_line(path, monkeypatch):
+    monkeypatch.setattr(keras, "read_apart", read_apart)
+    monkeypatch.setattr(apart, "SECONDS", 1)
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["a"]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"GCOL") + 48] = 1  # of the size of what is free in a heap
+    path.write_bytes(data)
+    refused(path, "damaged: given up after 1 s|cannot be read")  # the latter by a library that has mended it

@@ -356,6 +356,13 @@ def test_damage_is_survived(path, write):
     assert survives(path, cuts=100, flips=400) > 200
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("write", FILES)
+def test_nothing_in_a_name_makes_python_warn(path, write):
+    write(path, name("torch", "\\:"))
+    refused(path, "damaged: a name in its pickle has a backslash")
+
+
 WATCHER = """
 import sys
 from tinyfcn.errors import InputError

@@ -189,6 +189,12 @@ def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     assert len(arrays) == 1
 
 
+def test_a_window_that_is_nearly_all_padding_takes_no_time():
+    x = draw(1, 1, 3, 3)
+    y, cache = ops.max_pool2d_forward(x, 4096, padding=2048)
+    assert y.tolist() == [[[[x.max()]]]] and ops.max_pool2d_backward(np.ones_like(y), cache).sum() == 1
+
+
 def test_batch_of_none():
     y, cache = ops.max_pool2d_forward(draw(0, 2, 5, 5), 2, ceil_mode=True)
     assert y.shape == (0, 2, 3, 3) and ops.max_pool2d_backward(y, cache).shape == (0, 2, 5, 5)
@@ -229,6 +235,9 @@ def test_gradient_check(options):
         (draw(1, 1, 4, 4), 0, {}, ValueError, r"kernel_size .* at least 1, got 0"),
         (draw(1, 1, 4, 4), 2.0, {}, TypeError, r"kernel_size must be an int or a pair of ints, got 2.0"),
         (draw(1, 1, 4, 4), 2, {"stride": 0}, ValueError, r"stride .* at least 1, got 0"),
+        (draw(1, 1, 4, 4), 2, {"stride": (2, 10**12)}, ValueError, r"stride must be at most 4096, got \(2, 1000000000000\)"),
+        (draw(1, 1, 4, 4), 10**9, {"padding": 10**9 // 2}, ValueError, r"kernel_size must be at most 4096, got 1000000000"),
+        (draw(1, 1, 4, 4), float("nan"), {}, TypeError, r"kernel_size must be an int or a pair of ints, got nan"),
         (draw(1, 1, 4, 4), 2, {"stride": (1, 2, 3)}, ValueError, r"stride .* got \(1, 2, 3\)"),
         (draw(1, 1, 4, 4), 3, {"padding": -1}, ValueError, r"padding .* at least 0, got -1"),
         (

@@ -18,10 +18,10 @@ Turn a file of weights into another. What SOURCE holds is recognised by its cont
   VGG16      torchvision, timm, Keras, Caffe          AlexNet    torchvision; Caffe's CaffeNet
   FCN-32s, 16s, 8s, at once, on CaffeNet              the authors' files, or their copies for PyTorch
 
-in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 or .keras (pip install 'tinyfcn[keras]'), .onnx (pip install
-'tinyfcn[onnx]') or .caffemodel file, or in the folder of a run. VGG16's 13 convolutions are enough; they are found under any
-names, with any head, and in a model around them. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch,
-or an .onnx file of an FCN.
+in a .pth or .pt (read without PyTorch), .safetensors, .npz, .h5 or .keras (pip install 'tinyfcn[keras]'), .onnx or .caffemodel
+file, or in the folder of a run. VGG16's 13 convolutions are enough; they are found under any names, with any head, and in a model
+around them. OUT is a .safetensors or .npz file, for --init, predict, evaluate and PyTorch, or an .onnx file of an FCN (pip
+install 'tinyfcn[onnx]').
 
   python -m tinyfcn.convert vgg16.pth vgg16.safetensors && python -m tinyfcn.train --init vgg16.safetensors --width 1
   python -m tinyfcn.convert fcn8s_from_caffe.pth fcn8s.npz && python -m tinyfcn.predict fcn8s.npz photo.jpg --out labels

@@ -7,7 +7,9 @@ first bytes show.
 
 from __future__ import annotations
 
+import logging
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,8 @@ _UNREADABLE = (
 PathLike = str | Path
 
 _max_pixels = MAX_PIXELS
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without one, Python prints what Pillow logs
 
 
 def set_max_pixels(number: int) -> None:
@@ -108,6 +112,8 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
 @contextmanager
 def _opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """A picture, of which only the beginning has been read, or `InputError` for whatever is wrong with it."""
+    # What it warns of is metadata, or raised in the end. For good: pictures are read on several threads, which share the filters.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         check_regular(path)
         with open(path, "rb") as file:

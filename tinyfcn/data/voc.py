@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Protocol
 
@@ -131,7 +132,7 @@ def write_voc(dataset: Dataset, root: PathLike, split: str) -> None:
 def _image_path(root: Path, id_: str) -> Path:
     """The image of an id: the first suffix that exists, or the .jpg that should."""
     candidates = [root / IMAGES / f"{id_}{suffix}" for suffix in IMAGE_SUFFIXES]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if isfile(path)), candidates[0])
 
 
 def _label_path(root: Path, id_: str) -> Path:
@@ -213,7 +214,7 @@ def _check_ids(ids: Sequence[str], source: str) -> None:
 def _check_files(root: Path, ids: Sequence[str], list_path: Path) -> None:
     other_suffixes = f" (nor {' nor '.join(IMAGE_SUFFIXES[1:])})"
     for what, find, also in (("image", _image_path, other_suffixes), ("label", _label_path, "")):
-        missing = [path for id_ in ids if not (path := find(root, id_)).is_file()]
+        missing = [path for id_ in ids if not isfile(path := find(root, id_))]
         if missing:
             raise InputError(
                 f"no {what} {missing[0]}{also}, and so for {len(missing)} of the {len(ids)} ids of {list_path};"

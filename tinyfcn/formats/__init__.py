@@ -2,15 +2,16 @@
 
 safetensors, npz    `arrays`
 pth                 `pickles`: torch.save, without PyTorch
-h5                  `keras`: Keras, with h5py; also in a .keras archive
+h5                  `keras`: Keras, with h5py, `apart`; also in a .keras archive
 caffemodel          `caffe`
-onnx                `onnx_model`, with the onnx package
+onnx                `onnx_model`
 
 A reader is a function from a path to a `Content`. What it raises need not name the file: `open_weights` puts the path before it.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import zlib
@@ -28,7 +29,9 @@ from tinyfcn.errors import InputError, one_line
 
 DESCRIPTION = "tinyfcn"  # under this name files of this package say, in JSON, which network they hold
 KNOWN = ".safetensors and .npz, PyTorch's .pth, Keras's .h5 and .keras, Caffe's .caffemodel, and .onnx"
-DEFLATE = 1032  # a deflated byte gives at most so many: zlib's technical details
+RATIO, SMALL = 32, 1 << 26  # compressed arrays may be so many times as large as their file, or so many bytes in all
+TENSORS = 10_000  # VGG's have 32
+ENTRIES = 1 << 20  # bytes of a zip archive's list of entries, of some hundred bytes each
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # torch.serialization.MAGIC_NUMBER, pickled
 IR_VERSION = b"\x08"  # tag of an ONNX model's first field
 NET_PARAMETER = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")  # tags of name, layers, input, layer: one begins a .caffemodel
@@ -36,6 +39,7 @@ DAMAGE = (  # what Python, NumPy, safetensors and h5py raise when a file is not 
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError, SyntaxError),
     *(struct.error, zlib.error, BadZipFile, TokenError, SafetensorError),
 )
+FAULTS = (OSError, MemoryError, *DAMAGE)
 
 
 class Tensor(NamedTuple):
@@ -70,6 +74,8 @@ def open_weights(path: Path | str) -> Content:
         raise InputError(f"{path}: no such file of weights")
     with _naming(path):
         content = _reader(path)(path)
+        if len(content.tensors) > TENSORS:
+            raise InputError(f"has {len(content.tensors):,} arrays, more than {TENSORS:,}: refused")
     return content._replace(tensors={name: _guarded(path, name, tensor) for name, tensor in content.tensors.items()})
 
 
@@ -79,7 +85,7 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     with open(path, "rb") as file:
         start = file.read(512)
     if start.startswith(b"PK\3\4"):
-        with ZipFile(path) as archive:
+        with _Archive(path) as zipped, ZipFile(zipped) as archive:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             raise InputError(
@@ -106,6 +112,15 @@ def _reader(path: Path) -> Callable[[Path], Content]:
     raise InputError(f"not a readable file of weights: known are {KNOWN}")
 
 
+class _Archive(io.FileIO):
+    """A zip archive whose list of entries, which ZipFile reads in one piece, is not too long."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > ENTRIES:
+            raise InputError(f"lists its entries in {size:,} bytes, more than {ENTRIES:,}: refused")
+        return super().read(size)
+
+
 def _guarded(path: Path, name: str, tensor: Tensor) -> Tensor:
     """The tensor with a `read` that names file and tensor in what it raises, and gives what the list promised or nothing."""
 
@@ -124,14 +139,30 @@ def _naming(path: Path, name: str = "") -> Iterator[None]:
     """Turn what a reader raises into one printable line that begins with the path."""
     try:
         yield
-    except InputError as error:
-        text = str(error)
-    except MemoryError:
-        text = "there is not enough memory to read it"
-    except OSError as error:
-        text = f"cannot be read: {error.strerror or error}"
-    except DAMAGE as error:
-        text = f"not a readable file of weights, damaged: {type(error).__name__}: {error}"
-    else:
-        return
-    raise InputError(f"{path}: {one_line(name + text)}")
+    except FAULTS as error:
+        raise InputError(f"{path}: {one_line(name + what_is_wrong(error))}") from None
+
+
+def what_is_wrong(error: BaseException) -> str:
+    """One of the `FAULTS` in words."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to read it"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return f"not a readable file of weights, damaged: {type(error).__name__}: {error}"
+
+
+def check_expansion(size: int, promised: int) -> None:
+    """Raise InputError where a file of this size promises more bytes of arrays than weights that were compressed have."""
+    if promised > largest(size):
+        raise InputError(
+            f"its arrays would have {promised:,} bytes, {promised / size:,.0f} times its own {size:,}: "
+            f"more than {RATIO} times is refused; save it without compression"
+        )
+
+
+def largest(size: int) -> int:
+    """How many bytes of arrays a file of this size may hold, compressed."""
+    return max(SMALL, RATIO * size)

@@ -11,7 +11,8 @@ legacy       .h5 of Keras 1 and 2, keras/legacy/saving/legacy_h5_format.py: attr
 A model may be a layer of another one. In a legacy file, its group then has the datasets of all its layers, and their names begin
 with these layers'; in the newer ones, its group has layers of its own. Either way they are listed as MODEL/LAYER.
 
-The HDF5 library, in C, parses the bytes; a file that was damaged on purpose can make it run on without end.
+The HDF5 library, in C, parses the bytes; a file that was damaged on purpose can make it run on without end. So h5py is used in
+a process of its own, see `apart`.
 """
 
 from __future__ import annotations
@@ -20,45 +21,52 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from importlib.util import find_spec
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
-import numpy as np
-
 from tinyfcn.errors import InputError
-from tinyfcn.formats import DEFLATE, Content, Tensor
+from tinyfcn.formats import Content
+from tinyfcn.formats.apart import Found, Reader, read_apart
 
 LAYERS = ("layers", "_layer_checkpoint_dependencies")
 ARCHIVED = "model.weights.h5"  # in a .keras archive
-Part = tuple[int, int]  # start and size of a file's bytes
 
 
-def read(path: Path, part: Part | None = None) -> Content:
-    """List the arrays of a file, or of one that is a part of it, as LAYER/0, the kernel, and LAYER/1, the bias.
+def read(path: Path) -> Content:
+    """List the arrays of a file as LAYER/0, the kernel, and LAYER/1, the bias; raises InputError where h5py is not installed."""
+    return _content(path, find)
 
-    Raises InputError where h5py is not installed.
-    """
-    tensors: dict[str, Tensor] = {}
-    with _h5py(path, part) as file:
-        for layer, places in _legacy(file) or _numbered(file):
-            for i, place in enumerate(places):
-                name = f"{layer}/{i}"
-                if name in tensors:
-                    raise InputError(f"{name} is there twice")
-                tensor = _tensor(path, part, file, name, place)
-                if tensor is not None:
-                    tensors[name] = tensor
+
+def read_archive(path: Path) -> Content:
+    """List the arrays of a .keras archive, which keeps its weights as they are: raises InputError where they are compressed."""
+    return _content(path, find_archived)
+
+
+def _content(path: Path, reader: Reader) -> Content:
+    if find_spec("h5py") is None:
+        raise InputError('reading HDF5 needs h5py: pip install "tinyfcn[keras]"')
+    tensors = read_apart(reader, path)
     if not tensors:
         raise InputError("an HDF5 file, but none of Keras: no layer_names and no /layers/LAYER/vars")
     return Content("h5", tensors, {})
 
 
-def read_archive(path: Path) -> Content:
-    """List the arrays of a .keras archive, which keeps its weights as they are: raises InputError where they are compressed."""
+def find(path: Path) -> Iterator[Found]:
+    """The arrays of an HDF5 file, for `read_apart`."""
+    import h5py
+
+    size = path.stat().st_size
+    with h5py.File(path, "r") as file:
+        yield from _arrays(file, 0, size)
+
+
+def find_archived(path: Path) -> Iterator[Found]:
+    """The arrays of the HDF5 file in an archive."""
+    import h5py
+
     with ZipFile(path) as archive, open(path, "rb") as file:
         info = archive.getinfo(ARCHIVED)
         if info.compress_type != ZIP_STORED or info.flag_bits & 1:
@@ -68,15 +76,28 @@ def read_archive(path: Path) -> Content:
     start = info.header_offset + 30 + name + extra
     if start + info.file_size > path.stat().st_size:
         raise InputError(f"{ARCHIVED} lies outside the file")
-    return read(path, (start, info.file_size))
+    with _Window(path, start, info.file_size) as window, h5py.File(window, "r") as inside:
+        yield from _arrays(inside, start, info.file_size)
+
+
+def _arrays(file: Any, start: int, size: int) -> Iterator[Found]:
+    """The arrays of an open file, which lies at `start` in another one and has so many bytes."""
+    names = set()
+    for layer, places in _legacy(file) or _numbered(file):
+        for i, place in enumerate(places):
+            name = f"{layer}/{i}"
+            if name in names:
+                raise InputError(f"{name} is there twice")
+            names.add(name)
+            yield from _array(file, start, size, name, place)
 
 
 class _Window(io.RawIOBase):
     """A part of a file, as a file."""
 
-    def __init__(self, path: Path, part: Part) -> None:
+    def __init__(self, path: Path, start: int, size: int) -> None:
         self._file = open(path, "rb")  # noqa: SIM115
-        self._start, self._size = part
+        self._start, self._size = start, size
         self._at = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -96,20 +117,6 @@ class _Window(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-@contextmanager
-def _h5py(path: Path, part: Part | None) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise InputError('reading HDF5 needs h5py: pip install "tinyfcn[keras]"') from None
-    if part is None:
-        with h5py.File(path, "r") as file:
-            yield file
-    else:
-        with _Window(path, part) as window, h5py.File(window, "r") as file:
-            yield file
 
 
 def _legacy(file: Any) -> list[tuple[str, list[str]]]:
@@ -180,23 +187,19 @@ def _child(group: Any, place: str) -> Any:
     return group
 
 
-def _tensor(path: Path, part: Part | None, file: Any, name: str, place: str) -> Tensor | None:
-    """Describe a dataset of floating-point numbers that lie in this file; None for whole numbers: counts and seeds."""
+def _array(file: Any, start: int, size: int, name: str, place: str) -> Iterator[Found]:
+    """A dataset of floating-point numbers that lie in this file; nothing for whole numbers: counts and seeds."""
     import h5py
 
     data = _child(file, place)
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise InputError(f"{name} ({place}) is not an array in this file: refused")
     if data.dtype.kind in "iu":
-        return None
+        return
     if data.dtype.kind != "f" or _text(data.attrs.get("dtype", "")) == "bfloat16":
         raise InputError(f"{name} ({place}) is {data.attrs.get('dtype', data.dtype)}, expected floating-point numbers")
     stored = data.id.get_storage_size()
-    if data.shape is None or stored > path.stat().st_size or data.nbytes > stored * (1 if data.chunks is None else DEFLATE):
+    if data.shape is None or stored > size or (stored < data.nbytes if data.chunks is None else stored == 0 < data.nbytes):
         raise InputError(f"{name} ({place}) has shape {data.shape}, but {stored} bytes in the file")
-    return Tensor(data.shape, data.dtype, partial(_read, path, part, place))
-
-
-def _read(path: Path, part: Part | None, place: str) -> np.ndarray:
-    with _h5py(path, part) as file:
-        return np.asarray(_child(file, place)[()])
+    offset = data.id.get_offset()
+    yield Found(name, data.shape, data.dtype, None if offset is None else start + offset, lambda: data[()])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import struct
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
@@ -21,7 +20,7 @@ import numpy as np
 
 from tinyfcn.errors import InputError
 from tinyfcn.formats import Content, Tensor
-from tinyfcn.formats.unpickle import Parameter, Storage, View, counts, unpickle
+from tinyfcn.formats.unpickle import Parameter, Pickle, Storage, View, counts, unpickle
 
 LONGEST = 1 << 24  # bytes of a pickle; VGG's has 5000
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # where training scripts put the state dict, beside others
@@ -38,7 +37,7 @@ def read_zip(path: Path) -> Content:
     if f"{root}byteorder" in places and _bytes(path, *places[f"{root}byteorder"]) != b"little":
         raise InputError("its byte order is not little: save it on a little-endian machine")
     storages: dict[str, Storage] = {}
-    found = unpickle(BytesIO(_bytes(path, *places[pickled[0]])), storages)
+    found = unpickle(Pickle(_bytes(path, *places[pickled[0]])), storages)
     starts = {}
     for key, storage in storages.items():
         starts[key], size = places.get(f"{root}data/{key}", (0, None))
@@ -80,7 +79,7 @@ def _bytes(path: Path, start: int, size: int) -> bytes:
 def read_legacy(path: Path) -> Content:
     """List a file of torch.save before 1.6; raises InputError where a storage is missing or lies outside the file."""
     end = path.stat().st_size
-    stream = BytesIO(_bytes(path, 0, min(end, LONGEST)))
+    stream = Pickle(_bytes(path, 0, min(end, LONGEST)))
     storages: dict[str, Storage] = {}
     _, version, system, found, keys = (unpickle(stream, storages) for _ in range(5))
     if version != 1001:

@@ -31,6 +31,16 @@ TO_MARK = ("TUPLE", "SETITEMS", "APPENDS")  # instructions that take all that is
 TAKES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "APPEND": 1, "REDUCE": 2, "NEWOBJ": 2, "BUILD": 1, "BINPERSID": 1}
 
 
+class Pickle(BytesIO):
+    """The bytes of pickles; no name in them has an escape, which Python would decode, and warn of where it cannot."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        if b"\\" in line:
+            raise InputError("damaged: a name in its pickle has a backslash")
+        return line
+
+
 class Name(NamedTuple):
     """A class or function that the pickle names: its name and no more."""
 
@@ -108,7 +118,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
-def unpickle(stream: BytesIO, storages: dict[str, Storage]) -> Any:
+def unpickle(stream: Pickle, storages: dict[str, Storage]) -> Any:
     """Return what the pickle at the stream's position makes, and note its storages; the stream is then behind it.
 
     Raises InputError where it asks for more than a state dict does, and errors of many kinds where it is damaged.
@@ -166,7 +176,7 @@ def unpickle(stream: BytesIO, storages: dict[str, Storage]) -> Any:
     return stack.pop()
 
 
-def _named(name: str, stream: BytesIO) -> Name:
+def _named(name: str, stream: Pickle) -> Name:
     if name.endswith("BFloat16Storage"):
         raise InputError(f"holds bfloat16 ({name}), which NumPy does not have: save it as float32")
     if name not in CALLS and name not in STORAGES:

@@ -10,6 +10,8 @@ import numpy as np
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops.conv import Geometry
 
+LARGEST = 4096  # of kernels, strides, paddings and dilations: the work grows with them, whatever the size of the image
+
 
 def arrays(op: str, optional: dict[str, Array | None] | None = None, /, **named: Array) -> ModuleType:
     """Check that all are float32, or all float64, arrays of one module, and return that module.
@@ -51,13 +53,15 @@ def integer(op: str, name: str, value: int, minimum: int) -> int:
 
 
 def pair(op: str, name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
-    """Return an int, or a pair of ints (vertical, horizontal), as a pair, each at least `minimum`."""
+    """Return an int, or a pair of ints (vertical, horizontal), as a pair, each from `minimum` to `LARGEST`."""
     try:
         numbers = tuple(index(v) for v in value) if isinstance(value, (tuple, list)) else (index(value),) * 2
     except TypeError:
         raise TypeError(f"{op}: {name} must be an int or a pair of ints, got {value!r}") from None
     if len(numbers) != 2 or min(numbers) < minimum:
         raise ValueError(f"{op}: {name} must be an int or a pair of ints of at least {minimum}, got {value!r}")
+    if max(numbers) > LARGEST:
+        raise ValueError(f"{op}: {name} must be at most {LARGEST}, got {value!r}")
     return numbers
 
 

@@ -67,7 +67,7 @@ def max_pool2d_forward(
     comes out as NaN, and takes no gradient. In memory y lies pixel by pixel, see `tinyfcn.backend.empty_hwnc`.
 
     Raises TypeError for other dtypes than float32 and float64, and ValueError for a padding of more than half of the
-    kernel (a window could then hold nothing but padding) or for an output without pixels.
+    kernel (a window could then hold nothing but padding), a kernel, stride or padding above 4096, or an output without pixels.
     """
     op = "max_pool2d"
     xp = _check.arrays(op, x=x)
@@ -146,6 +146,8 @@ def _taps(x_size: Pair, rows: slice, width: int, kernel: Pair, stride: Pair, pad
     """
     for i in range(kernel[0]):
         down = inside(x_size[0], rows.stop - rows.start, i - padding[0] + rows.start * stride[0], stride[0])
+        if down[0].stop == 0:  # all of them in the padding
+            continue
         for j in range(kernel[1]):
             across = inside(x_size[1], width, j - padding[1], stride[1])
             yield (down[0], across[0]), (down[1], across[1])
