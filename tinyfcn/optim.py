@@ -81,9 +81,10 @@ class SGD(Optimiser):
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = self._lr_and_decay(name, lr_factor)
+            on_gpu = array_module(gradient) is not np
 
             def chunk(w: Array, g: Array, v: Array) -> None:
-                if array_module(w) is not np:
+                if on_gpu:
                     return kernels.sgd(w, g, v, self.momentum, lr, lr * decay)
                 v *= self.momentum
                 v -= lr * g
@@ -126,9 +127,10 @@ class Adam(Optimiser):
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = self._lr_and_decay(name, lr_factor)
+            on_gpu = array_module(gradient) is not np
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
-                if array_module(w) is not np:
+                if on_gpu:
                     return kernels.adam(w, g, m, v, (1 - b1, 1 - b2), lr / rest1, rest2, 1 - lr * decay, self.eps)
                 m += (1 - b1) * (g - m)
                 v += (1 - b2) * (g * g - v)

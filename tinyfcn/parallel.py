@@ -32,7 +32,7 @@ GPU_TIMES = 256  # as much as fits into a processor's cache makes a GPU busy, an
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
-_busy = threading.Lock()  # one call of `map_shares` at a time: it takes all cores, and sets the matrix product's threads
+_busy = threading.Lock()  # one call of `run_shares` at a time: it takes all cores, and sets the matrix product's threads
 
 
 def workers(xp: ModuleType) -> int:
@@ -52,7 +52,19 @@ def map_shares(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces
     allocates its scratch arrays once and reuses them for all of its pieces, and must not call `map_shares` itself. A GPU needs no
     threads: `work` gets everything.
     """
-    shares = [pieces[share] for share in split_evenly(len(pieces), workers(xp))]
+    return run_shares(xp, work, [pieces[share] for share in split_evenly(len(pieces), workers(xp))])
+
+
+def map_queue(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
+    """Run `work` on the threads, over pieces that do not depend on each other: a thread that is free takes the next piece.
+
+    All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `map_shares`.
+    """
+    run_shares(xp, work, [iter(pieces)] * min(workers(xp), len(pieces)))
+
+
+def run_shares(xp: ModuleType, work: Callable[[Any], Result], shares: Sequence[Any]) -> list[Result]:
+    """What `work` returns for each share: the first one on this thread, every other on one of its own."""
     if xp is not np:
         return [work(share) for share in shares]
     if not shares:
@@ -64,15 +76,6 @@ def map_shares(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces
         finally:
             wait(others)
         return [first, *(other.result() for other in others)]
-
-
-def map_queue(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
-    """Run `work` on the threads, over pieces that do not depend on each other: a thread that is free takes the next piece.
-
-    All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `map_shares`.
-    """
-    todo = iter(pieces)
-    map_shares(xp, lambda _: work(todo), range(min(workers(xp), len(pieces))))
 
 
 def bands(xp: ModuleType, rows: int, row_size: int, target: int) -> list[slice]:

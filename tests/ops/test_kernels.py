@@ -6,7 +6,7 @@ import pytest
 from devices import get, put
 
 from tinyfcn.backend import empty_hwnc, hwnc
-from tinyfcn.ops import conv, kernels, tiles, winograd
+from tinyfcn.ops import columns, conv, kernels, tiles, winograd
 from tinyfcn.ops.conv import Geometry
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
@@ -106,8 +106,8 @@ def test_bias_and_relu(dtype, relu, with_bias):
 def test_a_gate_and_none():
     dy, gate = by_pixels(draw(2, 3, 5, 4)), by_pixels(draw(2, 3, 5, 4, seed=1))
     for g in gate, None:
-        expected = conv.gated(dy, g, slice(1, 4))
-        np.testing.assert_array_equal(get(kernels.gated(put(dy), None if g is None else put(g), slice(1, 4))), expected)
+        found = columns.gated(put(dy), None if g is None else put(g), slice(1, 4))
+        np.testing.assert_array_equal(get(found), columns.gated(dy, g, slice(1, 4)))
 
 
 def test_maps_stay_as_they_lie(xp):

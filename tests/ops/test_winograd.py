@@ -371,9 +371,6 @@ def test_other_kernels_strides_and_dilations_go_the_plain_way(monkeypatch, kerne
 
 @pytest.mark.parametrize("value", ["", "winograd", "Plain", "1"])
 def test_another_path_is_refused_by_name(monkeypatch, value):
-    _, cache = ops.conv2d_forward(BIG["x"], BIG["weight"], padding=1)
     monkeypatch.setenv("TINYFCN_CONV", value)
     with pytest.raises(InputError, match=f"TINYFCN_CONV must be fast, columns or plain, got '{value}'"):
         ops.conv2d_forward(BIG["x"], BIG["weight"], padding=1)
-    with pytest.raises(InputError, match=f"got '{value}'"):
-        ops.conv2d_backward(BIG["dy"], cache)

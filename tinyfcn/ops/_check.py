@@ -10,30 +10,36 @@ import numpy as np
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops.conv import Geometry
 
+FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
 LARGEST = 4096  # of kernels, strides, paddings and dilations: the work grows with them, whatever the size of the image
 
 
-def arrays(op: str, optional: dict[str, Array | None] | None = None, /, **named: Array) -> ModuleType:
-    """Check that all are float32, or all float64, arrays of one module, and return that module.
+def arrays(op: str, /, **named: tuple[Array | None, str]) -> ModuleType:
+    """Check arrays, each given as name=(array, axes): all are float32, or all float64, and of one module, which is returned.
 
-    `optional` arrays are checked alike, where they are not None.
+    Axes are named as in "N, C, H, W"; "..." stands for any. None is left out.
     """
-    named |= {name: array for name, array in (optional or {}).items() if array is not None}
+    given = {name: array for name, (array, _) in named.items() if array is not None}
     try:
-        xp = array_module(*named.values())
+        xp = array_module(*given.values())
     except TypeError as error:
-        raise TypeError(f"{op}: {' and '.join(named)}: {error}") from None
-    dtypes = {name: array.dtype for name, array in named.items()}
-    if len(set(dtypes.values())) != 1 or next(iter(dtypes.values())) not in (np.float32, np.float64):
-        found = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{op}: {' and '.join(given)}: {error}") from None
+    dtypes = {array.dtype for array in given.values()}
+    if len(dtypes) != 1 or not dtypes <= FLOATS:
+        found = ", ".join(f"{name} is {array.dtype}" for name, array in given.items())
         raise TypeError(f"{op}: expected arrays that are all float32 or all float64, but {found}")
+    for name, array in given.items():
+        axes = named[name][1]
+        if axes != "..." and array.ndim != axes.count(",") + 1:
+            raise ValueError(f"{op}: {name} must have axes ({axes}), got shape {array.shape}")
     return xp
 
 
-def ndim(op: str, name: str, array: Array, axes: str) -> None:
-    """Check that an array has the axes that a string such as "N, C, H, W" names."""
-    if array.ndim != axes.count(",") + 1:
-        raise ValueError(f"{op}: {name} must have axes ({axes}), got shape {array.shape}")
+def gradient(op: str, dy: Array, y_shape: tuple[int, ...], x: Array | None = None) -> ModuleType:
+    """Check dy, the gradient at an output of this shape, of the dtype and module of x; returns the module."""
+    xp = arrays(op, dy=(dy, "..."), x=(x, "..."))
+    shape(op, "dy", dy, y_shape)
+    return xp
 
 
 def shape(op: str, name: str, array: Array, expected: tuple[int, ...]) -> None:

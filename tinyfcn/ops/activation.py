@@ -22,7 +22,7 @@ class DropoutCache(NamedTuple):
 
 def relu_forward(x: Array) -> tuple[Array, Array]:
     """y = max(x, 0), of any shape. The cache is y itself, which the next layer keeps anyway."""
-    xp = _check.arrays("relu", x=x)
+    xp = _check.arrays("relu", x=(x, "..."))
     y = xp.maximum(x, 0)
     return y, y
 
@@ -32,8 +32,7 @@ def relu_backward(dy: Array, cache: Array) -> Array:
 
     Raises ValueError where dy has not y's shape.
     """
-    xp = _check.arrays("relu_backward", dy=dy, y=cache)
-    _check.shape("relu_backward", "dy", dy, cache.shape)
+    xp = _check.gradient("relu_backward", dy, cache.shape, cache)
     dx = xp.empty_like(dy)
     in_pieces(lambda dx, dy, y: xp.multiply(dy, y > 0, out=dx), dx, dy, cache)
     return dx
@@ -48,7 +47,7 @@ def dropout_forward(x: Array, rate: float, rng: Any) -> tuple[Array, DropoutCach
 
     Raises ValueError for a rate outside [0, 1), and TypeError for another kind of generator.
     """
-    xp = _check.arrays("dropout", x=x)
+    xp = _check.arrays("dropout", x=(x, "..."))
     if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ValueError(f"dropout: rate must be at least 0 and less than 1, got {rate!r}")
     if not isinstance(rng, xp.random.Generator):
@@ -65,8 +64,7 @@ def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
     Raises ValueError where dy has not y's shape.
     """
     kept, scale = cache
-    _check.arrays("dropout_backward", dy=dy)
-    _check.shape("dropout_backward", "dy", dy, kept.shape)
+    _check.gradient("dropout_backward", dy, kept.shape)
     return _masked(dy, kept, scale)
 
 

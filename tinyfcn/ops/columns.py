@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import conv, kernels
-from tinyfcn.ops.conv import Geometry, as_matrix, is_pointwise
+from tinyfcn.ops.conv import POINTWISE, Geometry, as_matrix
 from tinyfcn.parallel import at_once, bands, map_queue, map_shares, split_evenly, workers
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
@@ -31,7 +31,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     y lies pixel by pixel, or is a slice of the channels of an array that does: either way, a band of it is a matrix, not a copy.
     """
     xp = array_module(x, weight)
-    way = _way(xp)
+    way = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
     def work(todo: Iterator[tuple[slice, slice]]) -> None:
@@ -50,15 +50,15 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
-    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx; for `gate` see `tinyfcn.ops.conv.gated`.
+    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx; for `gate` see `gated`.
 
     Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
     xp = array_module(dy, weight)
-    way = _way(xp)
+    way = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
-    if xp is not np and is_pointwise(geometry):  # nothing to add up
-        xp.matmul(way.gated(dy, gate), w, out=as_matrix(dx))
+    if xp is not np and geometry == POINTWISE:  # nothing to add up
+        xp.matmul(gated(dy, gate), w, out=as_matrix(dx))
         return
     taps = geometry.kernel[0] * geometry.kernel[1]
 
@@ -67,7 +67,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
             dx[:, channels] = 0
             block = w[:, channels.start * taps : channels.stop * taps]
             for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ way.gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
+                columns = block.T @ gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
                 way.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
     map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
@@ -76,12 +76,12 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
 def weight_gradient(
     dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
 ) -> tuple[Array, Array]:
-    """Return dW = dy X^T and db, summed over the bands; for `gate` see `tinyfcn.ops.conv.gated`.
+    """Return dW = dy X^T and db, summed over the bands; for `gate` see `gated`.
 
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
     """
     xp = array_module(dy, x)
-    way = _way(xp)
+    way = conv if xp is np else kernels
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
@@ -101,7 +101,7 @@ def weight_gradient(
         for k, some_bands, channels in share:
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for rows in some_bands:
-                outputs = way.gated(dy, gate, rows)
+                outputs = gated(dy, gate, rows)
                 columns = way.im2col(x[:, channels], geometry, rows, dy.shape[3])
                 if share_bands:
                     total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
@@ -116,9 +116,13 @@ def weight_gradient(
     return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
 
 
-def _way(xp: ModuleType) -> ModuleType:
-    """Where the steps of this device are."""
-    return conv if xp is np else kernels
+def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:
+    """Rows of dy as a matrix, 0 wherever `gate`, the y that a ReLU gave, is not positive."""
+    outputs = as_matrix(dy, rows)
+    if gate is None:
+        return outputs
+    passed = as_matrix(gate, rows)
+    return outputs * (passed > 0) if array_module(dy) is np else kernels.gated(outputs, passed)
 
 
 def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:

@@ -37,14 +37,13 @@ class Geometry(NamedTuple):
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
-    def span(self, axis: int) -> int:
-        """Input pixels from the first to the last one that a window touches."""
-        return (self.kernel[axis] - 1) * self.dilation[axis] + 1
-
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Windows that fit into a padded input of this height and width."""
-        h, w = ((size[a] + 2 * self.padding[a] - self.span(a)) // self.stride[a] + 1 for a in (0, 1))
+        h, w = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, *self, strict=True))
         return h, w
+
+
+POINTWISE = Geometry(kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))  # each output sees one input
 
 
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
@@ -56,25 +55,23 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     add_bias(outputs, bias, relu)
 
 
-def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
-    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx; for `gate` see `gated`."""
-    columns = weight.reshape(len(weight), -1).T @ gated(dy, gate).T  # (C_in k_h k_w, H_out W_out N)
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
+    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx."""
+    columns = weight.reshape(len(weight), -1).T @ as_matrix(dy).T  # (C_in k_h k_w, H_out W_out N)
     dx[...] = 0
     col2im(columns, dx, geometry, slice(0, dy.shape[2]), dy.shape[3])
 
 
-def weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
-) -> tuple[Array, Array]:
-    """Return dW = dy X^T, and db; for `gate` see `gated`."""
+def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return dW = dy X^T, and db."""
     columns = im2col(x, geometry, slice(0, dy.shape[2]), dy.shape[3])  # (C_in k_h k_w, H_out W_out N)
-    outputs = gated(dy, gate)  # (H_out W_out N, C_out)
+    outputs = as_matrix(dy)  # (H_out W_out N, C_out)
     return (outputs.T @ columns.T).reshape(weight_shape), outputs.sum(axis=0)
 
 
 def im2col(x: Array, geometry: Geometry, rows: slice, width: int) -> Array:
     """The columns (C_in k_h k_w, rows W_out N) of inputs that these rows of outputs see."""
-    if is_pointwise(geometry):  # every output sees one input
+    if geometry == POINTWISE:
         return as_matrix(x, rows).T
     (kh, kw), height = geometry.kernel, rows.stop - rows.start
     patch, inside, source = _patch(x, geometry, rows)
@@ -88,7 +85,7 @@ def im2col(x: Array, geometry: Geometry, rows: slice, width: int) -> Array:
 def col2im(columns: Array, dx: Array, geometry: Geometry, rows: slice, width: int) -> None:
     """`im2col` with every copy turned round into an addition: add the columns to dx."""
     (kh, kw), height = geometry.kernel, rows.stop - rows.start
-    if is_pointwise(geometry):
+    if geometry == POINTWISE:
         hwnc(dx)[rows] += columns.T.reshape(height, width, len(dx), dx.shape[1])
         return
     patch, inside, source = _patch(dx, geometry, rows)
@@ -104,12 +101,11 @@ def _patch(x: Array, geometry: Geometry, rows: slice) -> tuple[Array, Any, Any]:
     Returns (patch, inside, source): patch (C_in, rows_in, W + 2 p, N) of zeros, and the indices with which
     patch[inside] and x[source].transpose(1, 2, 3, 0) are the same pixels.
     """
-    batch, channels, height, width = x.shape
-    p = geometry.padding[1]
-    top = rows.start * geometry.stride[0] - geometry.padding[0]
-    bottom = (rows.stop - 1) * geometry.stride[0] - geometry.padding[0] + geometry.span(0)
+    (batch, channels, height, width), (kernel, stride, (pad, p), dilation) = x.shape, geometry
+    top = rows.start * stride[0] - pad
+    bottom = (rows.stop - 1) * stride[0] - pad + (kernel[0] - 1) * dilation[0] + 1
     patch = array_module(x).zeros((channels, bottom - top, width + 2 * p, batch), x.dtype)
-    first, last = (min(max(r, 0), height) for r in (top, bottom))  # equal where the outputs see nothing but padding
+    first, last = min(max(top, 0), height), min(max(bottom, 0), height)  # equal where the outputs see nothing but padding
     inside = (slice(None), slice(first - top, last - top), slice(p, p + width))
     source = (slice(None), slice(None), slice(first, last))
     return patch, inside, source
@@ -125,19 +121,9 @@ def _taps(geometry: Geometry, height: int, width: int) -> Iterator[tuple[int, in
             yield i, j, (slice(None), down, across)
 
 
-def is_pointwise(geometry: Geometry) -> bool:
-    return geometry == ((1, 1), (1, 1), (0, 0), (1, 1))
-
-
 def as_matrix(a: Array, window: slice | tuple[slice, slice] = slice(None)) -> Array:
     """Rows, or a window, of a map (N, C, H, W) as a matrix (pixels N, C): a view of rows, where the map lies pixel by pixel."""
     return hwnc(a)[window].reshape(-1, a.shape[1])
-
-
-def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:
-    """Rows of dy as a matrix, 0 wherever `gate`, the y that a ReLU gave, is not positive."""
-    outputs = as_matrix(dy, rows)
-    return outputs if gate is None else outputs * (as_matrix(gate, rows) > 0)
 
 
 def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:

@@ -3,29 +3,32 @@
 The mathematics is in `tinyfcn.ops.conv`. Four modules compute it, each with the same three functions:
 
     forward(x, weight, geometry, y, bias, relu)                      writes y
-    input_gradient(dy, weight, geometry, dx, gate)                   writes dx
-    weight_gradient(dy, x, geometry, weight_shape, gate)             returns (dweight, dbias)
+    input_gradient(dy, weight, geometry, dx)                         writes dx
+    weight_gradient(dy, x, geometry, weight_shape)                   returns (dweight, dbias)
 
     conv        one product over the whole map: the formula as it stands
     columns     the same, in bands that stay in the processor's cache, on threads
     winograd    3x3 kernels at stride 1 with a quarter of the multiplications
     taps        large kernels that hang over the border, without the products with the padding
+
+Where a ReLU follows, dy counts as 0 wherever y is. `columns` and `winograd` see to that as they read dy, given `gate=y`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
+from tinyfcn.ops.activation import relu_backward
 from tinyfcn.ops.conv import Geometry
 
+GATING = (columns, winograd)
 SMALL = 1 << 18  # multiplications up to which neither bands nor threads are worth it, also to BLAS
 WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
@@ -42,6 +45,7 @@ class Cache(NamedTuple):
     has_bias: bool
     geometry: Geometry
     groups: int
+    way: ModuleType  # that computed it
     y: Array | None  # where a ReLU follows
 
 
@@ -69,9 +73,8 @@ def conv2d_forward(
     ValueError for shapes that do not fit, `groups` that do not divide C_out, or a kernel larger than the padded input.
     """
     op = "conv2d"
-    xp = _check.arrays(op, {"bias": bias}, x=x, weight=weight)
-    _check.ndim(op, "x", x, "N, C_in, H, W")
-    _check.ndim(op, "weight", weight, "C_out, C_in, k_h, k_w")
+    arrays = {"x": (x, "N, C_in, H, W"), "weight": (weight, "C_out, C_in, k_h, k_w"), "bias": (bias, "C_out")}
+    xp = _check.arrays(op, **arrays)
     groups = _check.integer(op, "groups", groups, 1)
     if len(weight) % groups:
         raise ValueError(f"{op}: groups must divide the {len(weight)} filters of weight, got {groups}")
@@ -79,7 +82,7 @@ def conv2d_forward(
         expected = f"{groups} groups of {weight.shape[1]}" if groups > 1 else weight.shape[1]
         raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {expected}")
     if bias is not None:
-        _check.shape(op, "bias", bias, (weight.shape[0],))
+        _check.shape(op, "bias", bias, (len(weight),))
     geometry = _check.geometry(op, weight, stride, padding, dilation)
     size = geometry.output_size(x.shape[2:])
     if min(size) < 1:
@@ -88,9 +91,10 @@ def conv2d_forward(
             f"x of {x.shape[2:]} padded by {geometry.padding}"
         )
     y = empty_hwnc(xp, (len(x), len(weight), *size), x.dtype)
-    for x_k, w_k, b_k, y_k in _side_by_side(groups, (x, 1), (weight, 0), (bias, 0), (y, 1)):
-        choose(x_k, w_k, geometry, size).forward(x_k, w_k, geometry, y_k, b_k, relu)
-    return y, Cache(x, weight, bias is not None, geometry, groups, y if relu else None)
+    way = choose(x, weight[: len(weight) // groups], geometry, size)
+    for inputs, filters in _groups(groups, weight.shape):
+        way.forward(x[:, inputs], weight[filters], geometry, y[:, filters], None if bias is None else bias[filters], relu)
+    return y, Cache(x, weight, bias is not None, geometry, groups, way, y if relu else None)
 
 
 def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
@@ -99,23 +103,29 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
     `need_dx=False` leaves out dx (None), a third of the work: nobody asks for the gradient at the first layer's image.
     With ReLU, dy counts as 0 wherever y is 0. Raises ValueError if dy does not have y's shape.
     """
-    x, weight, has_bias, geometry, groups, y = cache
-    xp = _check.arrays("conv2d_backward", dy=dy, x=x)
-    size = geometry.output_size(x.shape[2:])
-    _check.shape("conv2d_backward", "dy", dy, (len(x), len(weight), *size))
+    x, weight, has_bias, geometry, groups, way, y = cache
+    xp = _check.gradient("conv2d_backward", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])), x)
+    if y is not None and way not in GATING:
+        dy, y = relu_backward(dy, y), None
     dx = empty_hwnc(xp, x.shape, x.dtype) if need_dx else None
     found = []
-    for dy_k, x_k, w_k, y_k, dx_k in _side_by_side(groups, (dy, 1), (x, 1), (weight, 0), (y, 1), (dx, 1)):
-        way = choose(x_k, w_k, geometry, size)
-        found.append(way.weight_gradient(dy_k, x_k, geometry, w_k.shape, y_k))
-        if need_dx:
-            way.input_gradient(dy_k, w_k, geometry, dx_k, y_k)
+    for inputs, filters in _groups(groups, weight.shape):
+        gate = {} if y is None else {"gate": y[:, filters]}
+        found.append(way.weight_gradient(dy[:, filters], x[:, inputs], geometry, weight[filters].shape, **gate))
+        if dx is not None:
+            way.input_gradient(dy[:, filters], weight[filters], geometry, dx[:, inputs], **gate)
     dweight, dbias = found[0] if groups == 1 else (xp.concatenate(parts) for parts in zip(*found, strict=True))
     return dx, dweight, dbias if has_bias else None
 
 
+def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """The input channels and the filters of each group."""
+    c_out, c_in = weight_shape[0] // groups, weight_shape[1]
+    return [(slice(k * c_in, (k + 1) * c_in), slice(k * c_out, (k + 1) * c_out)) for k in range(groups)]
+
+
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight to outputs of this size, by their shapes alone.
+    """The module that computes a convolution of x with weight, those of one group, to outputs of this size, by shapes alone.
 
     On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
@@ -123,10 +133,10 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
     setting = os.environ.get("TINYFCN_CONV", "fast")
     if setting not in ("fast", "columns", "plain"):
         raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")
-    c_out, c_in, kh, kw = weight.shape
-    outputs, on_cpu = size[0] * size[1], array_module(x) is np
     if setting != "fast":
         return conv if setting == "plain" else columns
+    c_out, c_in, kh, kw = weight.shape
+    outputs, on_cpu = size[0] * size[1], array_module(x) is np
     if geometry.stride == geometry.dilation == (1, 1):
         if (kh, kw) == (3, 3) and min(c_out, c_in) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS:
             return winograd
@@ -135,11 +145,3 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
             return taps
     small = outputs * len(x) * c_out * c_in * kh * kw <= SMALL
     return conv if small and on_cpu else columns
-
-
-def _side_by_side(groups: int, *arrays: tuple[Array | None, int]) -> Iterator[tuple[Any, ...]]:
-    """For each group, its slice of every (array, axis that counts channels or filters): a view, or None of None."""
-    if groups == 1:
-        return iter([tuple(array for array, _ in arrays)])
-    slices = ([None] * groups if array is None else array_module(array).split(array, groups, axis) for array, axis in arrays)
-    return zip(*slices, strict=True)

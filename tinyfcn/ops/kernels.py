@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc
-from tinyfcn.ops.conv import Geometry, as_matrix, is_pointwise
+from tinyfcn.ops.conv import POINTWISE, Geometry, as_matrix
 
 Pair = tuple[int, int]
 MAP = "int64 height, int64 width, int64 depth"  # of a map: depth counts images times channels
@@ -193,7 +193,7 @@ WINDOWS = "int64 kernel_h, int64 kernel_w, int64 stride_h, int64 stride_w, int64
 
 def im2col(x: Array, geometry: Geometry, rows: slice, width_out: int) -> Array:
     """The columns (C_in k_h k_w, rows W_out N) of inputs that these rows of outputs see: `tinyfcn.ops.conv.im2col`."""
-    if is_pointwise(geometry):
+    if geometry == POINTWISE:
         return as_matrix(x, rows).T
     n, channels, height, width = x.shape
     taps, places = geometry.kernel[0] * geometry.kernel[1], (rows.stop - rows.start) * width_out * n
@@ -258,12 +258,9 @@ def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
     _kernel("add_bias", "T bias, bool relu", "T y", body)(bias, relu, outputs)
 
 
-def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:
-    """Rows of dy as a matrix, 0 wherever `gate` is not positive: `tinyfcn.ops.conv.gated`."""
-    outputs = as_matrix(dy, rows)
-    if gate is None:
-        return outputs
-    return _kernel("gated", "T dy, T gate", "T out", "out = gate > 0 ? dy : T(0);")(outputs, as_matrix(gate, rows))
+def gated(dy: Array, gate: Array) -> Array:
+    """dy, 0 wherever `gate` is not positive: `tinyfcn.ops.columns.gated`."""
+    return _kernel("gated", "T dy, T gate", "T out", "out = gate > 0 ? dy : T(0);")(dy, gate)
 
 
 # Max pooling

@@ -24,9 +24,7 @@ def linear_forward(x: Array, weight: Array, bias: Array | None = None) -> tuple[
     Raises TypeError for dtypes other than all float32 or all float64, ValueError for shapes that do not fit.
     """
     op = "linear"
-    _check.arrays(op, {"bias": bias}, x=x, weight=weight)
-    _check.ndim(op, "x", x, "N, D_in")
-    _check.ndim(op, "weight", weight, "D_out, D_in")
+    _check.arrays(op, x=(x, "N, D_in"), weight=(weight, "D_out, D_in"), bias=(bias, "D_out"))
     if x.shape[1] != weight.shape[1]:
         raise ValueError(f"{op}: x has {x.shape[1]} features, weight expects {weight.shape[1]}")
     y = _product(x, weight.T)
@@ -43,8 +41,7 @@ def linear_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array | None
     Raises ValueError where dy has not y's shape.
     """
     x, weight, has_bias = cache
-    _check.arrays("linear_backward", dy=dy, x=x)
-    _check.shape("linear_backward", "dy", dy, (len(x), len(weight)))
+    _check.gradient("linear_backward", dy, (len(x), len(weight)), x)
     return _product(dy, weight), _product(dy.T, x), dy.sum(axis=0) if has_bias else None
 
 

@@ -57,7 +57,7 @@ def softmax_cross_entropy_forward(
     and in the sum and mean: to raise an error, the host would have to wait for the device at every step.
     """
     op = "softmax_cross_entropy"
-    xp = _check.arrays(op, {"class_weight": class_weight}, scores=scores)
+    xp = _check.arrays(op, scores=(scores, "..."), class_weight=(class_weight, "..."))
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if array_module(labels) is not xp or labels.dtype.kind not in "iu":

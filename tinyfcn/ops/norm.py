@@ -57,7 +57,7 @@ def local_response_norm_forward(
     a middle, and for numbers that might make a sum 0 or less: k must be more than 0, alpha at least 0.
     """
     op = "local_response_norm"
-    xp = _check.arrays(op, x=x)
+    xp = _check.arrays(op, x=(x, "..."))
     if x.ndim < 2:
         raise ValueError(f"{op}: x must have axes (N, C, ...), got shape {x.shape}")
     if _check.integer(op, "size", size, 1) % 2 == 0:
@@ -81,8 +81,7 @@ def local_response_norm_backward(dy: Array, cache: Cache) -> Array:
     """Return dx for dy, the gradient at y, as derived at the top of this file. Raises ValueError where dy has not y's shape."""
     x, window = cache
     size, alpha, beta, _ = window
-    xp = _check.arrays("local_response_norm_backward", dy=dy, x=x)
-    _check.shape("local_response_norm_backward", "dy", dy, x.shape)
+    xp = _check.gradient("local_response_norm_backward", dy, x.shape, x)
 
     def gradient(dy: Array, x: Array, dx: Array) -> None:
         sums = _sums(x, window)

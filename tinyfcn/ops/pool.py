@@ -70,8 +70,7 @@ def max_pool2d_forward(
     kernel (a window could then hold nothing but padding), a kernel, stride or padding above 4096, or an output without pixels.
     """
     op = "max_pool2d"
-    xp = _check.arrays(op, x=x)
-    _check.ndim(op, "x", x, "N, C, H, W")
+    xp = _check.arrays(op, x=(x, "N, C, H, W"))
     kernel = _check.pair(op, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else _check.pair(op, "stride", stride, 1)
     padding = _check.pair(op, "padding", padding, 0)
@@ -105,8 +104,7 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     Raises ValueError where dy has not y's shape.
     """
     x, y, kernel, stride, padding = cache
-    xp = _check.arrays("max_pool2d_backward", dy=dy, x=x)
-    _check.shape("max_pool2d_backward", "dy", dy, y.shape)
+    xp = _check.gradient("max_pool2d_backward", dy, y.shape, x)
     if xp is not np:
         return kernels.max_pool_backward(dy, x, y, kernel, stride, padding)
     dx = zeros_hwnc(xp, x.shape, dy.dtype)

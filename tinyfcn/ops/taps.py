@@ -52,10 +52,9 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     map_shares(xp, work, split_evenly(len(weight), workers(xp)))
 
 
-def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
-    """Write dx; dy counts as 0 where `gate` is not positive. The threads share the taps, each with a sum of its own."""
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
+    """Write dx. The threads share the taps, each with a sum of its own."""
     xp = array_module(dy, weight)
-    dy = _gated(dy, gate)
 
     def work(share: Sequence[Meeting]) -> Array:
         total = zeros_hwnc(xp, dx.shape, dx.dtype)
@@ -67,12 +66,9 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
     dx[...] = functools.reduce(xp.add, map_shares(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
 
 
-def weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
-) -> tuple[Array, Array]:
-    """Return (dW, db); dy counts as 0 where `gate` is not positive. The threads share the taps."""
+def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return (dW, db). The threads share the taps."""
     xp = array_module(dy, x)
-    dy = _gated(dy, gate)
     dweight = empty_hwnc(xp, weight_shape, dy.dtype)
 
     def work(share: Sequence[Meeting]) -> None:
@@ -81,11 +77,6 @@ def weight_gradient(
 
     map_shares(xp, work, list(meetings(x, weight_shape, geometry, dy)))
     return dweight, dy.sum((0, 2, 3))
-
-
-def _gated(dy: Array, gate: Array | None) -> Array:
-    xp = array_module(dy)
-    return dy if gate is None else xp.multiply(dy, gate > 0, out=xp.empty_like(dy))
 
 
 def meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Array) -> Iterator[Meeting]:

@@ -71,10 +71,9 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
     """
-    xp = array_module(x)
     down, across = block
     high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
-    if xp is not np:
+    if array_module(x) is not np:
         first = TILE * down.start - padding[0], TILE * across.start - padding[1]
         return kernels.tile_spectra(p, x, gate, first, (high, wide))
     columns = _cut_tiles(x, gate, block, padding, k, buffers)
@@ -82,25 +81,24 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
     line = half[0, 0].size
-    windows = xp.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
+    windows = np.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
         half, (6, high, k, line), tuple(half.itemsize * step for step in (half[0].size, TILE * line, line, 1))
     )
-    xp.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
+    np.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
     return spectra
 
 
 def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buffers) -> None:
     """Write A^T M A, and max of it and 0 if `relu`, for every tile of a block, into y; m is (6, 6, tile rows, columns, N, C)."""
-    xp = array_module(m)
-    if xp is not np:
+    if array_module(m) is not np:
         return kernels.write_tiles(a_t, m, y, (TILE * block[0].start, TILE * block[1].start), relu)
     high, wide, n, channels = m.shape[2:]
     half = next(buffers)(TILE, *m.shape[1:])
     _along_first_axis(a_t, m, half)
     tiles = next(buffers)(TILE, high * TILE, wide, n, channels)  # (column in tile, row, tile column, N, C)
-    xp.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
+    np.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
     if relu:
-        xp.maximum(tiles, 0, out=tiles)
+        np.maximum(tiles, 0, out=tiles)
     down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
     here = hwnc(y)[down, across]
     for column in range(min(TILE, here.shape[1])):
@@ -126,7 +124,7 @@ def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, i
     if gate is None:
         patch[down, across] = source
     else:
-        array_module(x).multiply(source, hwnc(gate)[source_rows, source_columns] > 0, out=patch[down, across])
+        np.multiply(source, hwnc(gate)[source_rows, source_columns] > 0, out=patch[down, across])
     by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
     columns = next(buffers)(k, rows, wide, n, channels)
     columns[:TILE] = by_tile[:, :, :wide]

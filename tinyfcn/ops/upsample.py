@@ -64,9 +64,8 @@ def conv_transpose2d_forward(
     ValueError for shapes that do not fit, or an output without pixels.
     """
     op = "conv_transpose2d"
-    xp = _check.arrays(op, {"bias": bias}, x=x, weight=weight)
-    _check.ndim(op, "x", x, "N, C_in, H, W")
-    _check.ndim(op, "weight", weight, "C_in, C_out, k_h, k_w")
+    axes = {"x": (x, "N, C_in, H, W"), "weight": (weight, "C_in, C_out, k_h, k_w"), "bias": (bias, "C_out")}
+    xp = _check.arrays(op, **axes)
     if x.shape[1] != weight.shape[0]:
         raise ValueError(f"{op}: x has {x.shape[1]} channels, weight expects {weight.shape[0]}")
     if bias is not None:
@@ -76,7 +75,7 @@ def conv_transpose2d_forward(
     if any(e >= s for e, s in zip(extra, geometry.stride, strict=True)):
         raise ValueError(f"{op}: output_padding {extra} must be less than stride {geometry.stride}")
     height, width = (
-        (x.shape[2 + a] - 1) * geometry.stride[a] - 2 * geometry.padding[a] + geometry.span(a) + extra[a] for a in (0, 1)
+        (x.shape[2 + a] - 1) * geometry.stride[a] - 2 * geometry.padding[a] + geometry.kernel[a] + extra[a] for a in (0, 1)
     )
     if min(*x.shape[2:], height, width) < 1:
         raise ValueError(
@@ -96,8 +95,7 @@ def conv_transpose2d_backward(dy: Array, cache: TransposedCache) -> tuple[Array,
     The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
     """
     x, weight, has_bias, geometry, y_shape = cache
-    xp = _check.arrays("conv_transpose2d_backward", dy=dy, x=x)
-    _check.shape("conv_transpose2d_backward", "dy", dy, y_shape)
+    xp = _check.gradient("conv_transpose2d_backward", dy, y_shape, x)
     dx = empty_hwnc(xp, x.shape, x.dtype)
     columns.forward(dy, weight, geometry, dx)
     dweight, _ = columns.weight_gradient(x, dy, geometry, weight.shape)
@@ -142,8 +140,7 @@ def upsample_bilinear_forward(
     without pixels.
     """
     op = "upsample_bilinear"
-    xp = _check.arrays(op, x=x)
-    _check.ndim(op, "x", x, "N, C, H, W")
+    xp = _check.arrays(op, x=(x, "N, C, H, W"))
     kernel_size = _check.integer(op, "kernel_size", kernel_size, 1)
     stride = _check.integer(op, "stride", stride, 1)
     if min(x.shape[2:]) < 1:
@@ -159,8 +156,7 @@ def upsample_bilinear_backward(dy: Array, cache: BilinearCache) -> Array:
     Raises ValueError where dy has not y's shape.
     """
     up_h, up_w, y_shape = cache
-    _check.arrays("upsample_bilinear_backward", dy=dy, y=up_h)
-    _check.shape("upsample_bilinear_backward", "dy", dy, y_shape)
+    _check.gradient("upsample_bilinear_backward", dy, y_shape, up_h)
     return _both_sides(up_h.T, dy, up_w)
 
 
