@@ -595,7 +595,7 @@ def stream_scores(net):
     net.predict(x)
     pools = net.backbone.forward(net, x, net.first_padding)
     conv7 = net.conv("fc7", net.conv("fc6", pools[4], padding=3, relu=True), relu=True)
-    said = (net._score(name, a) for name, a in (("score_fr", conv7), ("score_pool4", pools[3]), ("score_pool3", pools[2])))
+    said = (net.score(name, a) for name, a in (("score_fr", conv7), ("score_pool4", pools[3]), ("score_pool3", pools[2])))
     return [float((s**2).mean() ** 0.5) for s in said]
 
 

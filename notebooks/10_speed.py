@@ -898,7 +898,7 @@ assert narrow[0] < 10 and narrow[-1] == 100
 # %%
 from tinyfcn.optim import SGD
 
-METHODS = ["conv", "pool", "dropout", "_upsample", "_upsample_to_image", "_add"]
+METHODS = ["conv", "pool", "dropout", "upsample", "upsample_to_image", "add"]
 
 
 class Watched(FCN8s):

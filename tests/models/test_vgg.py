@@ -32,7 +32,7 @@ def test_the_classifier_is_the_fcn_at_one_place():
     for name in net.params:
         net.params[name] = vgg.params[name.replace("score_fr", "fc8")].reshape(net.params[name].shape)
     x = np.random.default_rng(1).standard_normal((2, 3, 224, 224))
-    _, conv7 = net._trunk(x, training=False)
+    _, conv7 = net.trunk(x, training=False)
     scores = net.conv("score_fr", conv7)
     assert scores.shape == (2, 5, 1, 1)
     assert np.allclose(scores[:, :, 0, 0], vgg.forward(x), rtol=1e-12, atol=1e-12)

@@ -13,7 +13,13 @@ it 32 j + 12.5. Upsampling (k 64, s 32) ends at i - 19: pixel 0 of the image is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from tinyfcn.backend import Array, array_module
+
+Crop = tuple[Any, slice, slice]  # an index of the last two axes
 
 
 class Grid(NamedTuple):
@@ -42,3 +48,38 @@ class Grid(NamedTuple):
 
 
 IMAGE = Grid(1, 0)
+
+
+def align(conv7: Grid, upsamplings: Mapping[str, int], skips: Mapping[str, Grid]) -> tuple[dict[str, int], dict[str, int]]:
+    """The size of each upsampling layer's kernel, and by how much to crop each skip's scores, and in the end ("score") all.
+
+    The scores of `conv7` are upsampled by the strides `upsamplings`; after each layer but the last, those of a skip are added.
+    A kernel is twice the stride, and one less where the scores' centres lie on pixels and not between them. Where an offset is
+    negative, the upsampled scores begin first, and are the ones to crop, by as much.
+    """
+    grid, kernels, offsets = conv7, {}, {}
+    for (name, stride), skip in zip_longest(upsamplings.items(), skips):
+        kernels[name] = 2 * stride - (grid.start % 1 == 0)
+        grid = grid.upsample(kernels[name], stride)
+        if skip is not None:
+            offsets[skip] = skips[skip].offset_to(grid)
+            grid = grid if offsets[skip] >= 0 else skips[skip]
+    return kernels, offsets | {"score": grid.offset_to(IMAGE)}
+
+
+def window(offset: int, height: int, width: int) -> Crop:
+    return (..., slice(offset, offset + height), slice(offset, offset + width))
+
+
+def cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple[Crop, Any, Crop, Any]]:
+    """The sum of two maps on the part of the image that both cover, where skip[offset] lies where up[0] does."""
+    height, width = (up if offset >= 0 else skip).shape[2:]
+    skip_crop, up_crop = window(max(offset, 0), height, width), window(max(-offset, 0), height, width)
+    return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
+
+
+def uncrop(dy: Array, crop: Crop, shape: tuple[int, ...]) -> Array:
+    """The gradient of x for dy at x[crop]: dy there, zero elsewhere."""
+    dx = array_module(dy).zeros(shape, dy.dtype)
+    dx[crop] = dy
+    return dx

@@ -15,7 +15,7 @@ place of the image, which takes a crop; by how much follows from `tinyfcn.models
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import count, zip_longest
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module, hwnc
+from tinyfcn.backend import Array, hwnc
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
-from tinyfcn.models.alignment import IMAGE
+from tinyfcn.models.alignment import align, cropped_sum, uncrop, window
 from tinyfcn.models.backbone import Backbone
 from tinyfcn.models.network import Network, layer_of
 from tinyfcn.models.vgg import VGG
@@ -125,23 +125,11 @@ class FCN(Network):
 
     @classmethod
     def align(cls, padding: str) -> tuple[dict[str, int], dict[str, int]]:
-        """The size of each upsampling layer's kernel, and by how much to crop each skip's scores, and in the end ("score") all.
-
-        A kernel is twice the stride, and one less where the scores' centres lie on pixels and not between them. Where an offset
-        is negative, the upsampled scores begin first, and are the ones to crop, by as much.
-        """
+        """The sizes of the upsampling layers' kernels, and where to crop: `tinyfcn.models.alignment.align`."""
         first_padding, fc6_padding = paddings(cls.backbone, padding)
         pools = cls.backbone.grids(first_padding)
-        grid = pools[-1].window(cls.backbone.fc6, padding=fc6_padding)  # of conv7 and its scores
-        kernels, offsets = {}, {}
-        for (name, stride), skip in zip_longest(cls.upsamplings.items(), cls.skips):
-            kernels[name] = 2 * stride - (grid.start % 1 == 0)
-            grid = grid.upsample(kernels[name], stride)
-            if skip is not None:
-                pool = pools[cls.skips[skip] - 1]
-                offsets[skip] = pool.offset_to(grid)
-                grid = grid if offsets[skip] >= 0 else pool
-        return kernels, offsets | {"score": grid.offset_to(IMAGE)}
+        conv7 = pools[-1].window(cls.backbone.fc6, padding=fc6_padding)
+        return align(conv7, cls.upsamplings, {skip: pools[pool - 1] for skip, pool in cls.skips.items()})
 
     def forward(self, x: Array, training: bool = False) -> Array:
         """Scores (N, num_classes, H, W) of images x (N, 3, H, W), of any height and width.
@@ -214,7 +202,7 @@ class FCN(Network):
 
     # The trunk, from the image to conv7
 
-    def _trunk(self, x: Array, training: bool) -> tuple[list[Array], Array]:
+    def trunk(self, x: Array, training: bool) -> tuple[list[Array], Array]:
         """Run the first convolution to conv7; returns ([pool1, pool2, ...], conv7)."""
         self.start(x, training)
         self.check_size(*x.shape[2:])
@@ -254,7 +242,7 @@ class FCN(Network):
     def _map_sizes(self, side: int) -> dict[str, int]:
         return self.backbone.map_sizes(self.first_padding, self.fc6_padding, side)
 
-    def _trunk_backward(self, dconv7: Array, dpools: dict[int, Array], need_dx: bool) -> Array | None:
+    def trunk_backward(self, dconv7: Array, dpools: dict[int, Array], need_dx: bool) -> Array | None:
         """Run conv7 up to conv1_1, from the gradients that reach conv7 and the pooling layers."""
         if self.freeze_trunk:
             return None
@@ -266,71 +254,50 @@ class FCN(Network):
 
     # The pieces of the seven steps
 
-    def _score(self, name: str, features: Array) -> Array:
+    def score(self, name: str, features: Array) -> Array:
         scale = self.skip_scales.get(name, 1.0)
         return self.conv(name, features if scale == 1.0 else features * self.dtype.type(scale))
 
-    def _score_backward(self, name: str, dscore: Array) -> Array:
+    def score_backward(self, name: str, dscore: Array) -> Array:
         frozen = self.freeze_convs if name in self.skips else self.freeze_trunk
         dfeatures = self.conv_backward(name, dscore, need_dx=not frozen)
         scale = self.skip_scales.get(name, 1.0)
         return dfeatures if scale == 1.0 or frozen else dfeatures * self.dtype.type(scale)
 
-    def _upsample(self, name: str, x: Array) -> Array:
+    def upsample(self, name: str, x: Array) -> Array:
         stride = self.upsamplings[name]
         if f"{name}.weight" in self.params:
             return self.apply(name, ops.conv_transpose2d_forward, x, self.params[f"{name}.weight"], stride=stride)
         return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride)
 
-    def _upsample_backward(self, name: str, dy: Array) -> Array:
+    def upsample_backward(self, name: str, dy: Array) -> Array:
         if f"{name}.weight" in self.params:
             dx, dweight, _ = ops.conv_transpose2d_backward(dy, self.take(name))
             self._keep(f"{name}.weight", dweight)
             return dx
         return ops.upsample_bilinear_backward(dy, self.take(name))
 
-    def _add(self, name: str, skip: Array, up: Array) -> Array:
+    def add(self, name: str, skip: Array, up: Array) -> Array:
         """Add a skip's scores to the upsampled ones on the part of the image that both cover."""
         offset = self.offsets[name]
-        return self.apply(f"{name}.add", _cropped_sum, skip, up, offset)
+        return self.apply(f"{name}.add", cropped_sum, skip, up, offset)
 
-    def _add_backward(self, name: str, dy: Array) -> tuple[Array, Array]:
+    def add_backward(self, name: str, dy: Array) -> tuple[Array, Array]:
         """Addition hands the gradient to both; what was cropped away gets none."""
         skip_crop, skip_shape, up_crop, up_shape = self.take(f"{name}.add")
-        return _uncrop(dy, skip_crop, skip_shape), _uncrop(dy, up_crop, up_shape)
+        return uncrop(dy, skip_crop, skip_shape), uncrop(dy, up_crop, up_shape)
 
-    def _upsample_to_image(self, name: str, x: Array) -> Array:
+    def upsample_to_image(self, name: str, x: Array) -> Array:
         """The last upsampling, cropped to the image."""
-        window = _window(self.offsets["score"], *self._image_size)
+        crop = window(self.offsets["score"], *self._image_size)
         if f"{name}.weight" in self.params:
-            up = self._upsample(name, x)
-            return self.apply("crop", lambda: (up[window], (window, up.shape)))
+            up = self.upsample(name, x)
+            return self.apply("crop", lambda: (up[crop], (crop, up.shape)))
         stride = self.upsamplings[name]
-        return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, window[1:])
+        return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, crop[1:])
 
-    def _upsample_to_image_backward(self, name: str, dy: Array) -> Array:
-        return self._upsample_backward(name, _uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
-
-
-Crop = tuple[Any, slice, slice]  # an index of the last two axes
-
-
-def _window(offset: int, height: int, width: int) -> Crop:
-    return (..., slice(offset, offset + height), slice(offset, offset + width))
-
-
-def _cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple[Crop, Any, Crop, Any]]:
-    height, width = (up if offset >= 0 else skip).shape[2:]
-    skip_crop = _window(max(offset, 0), height, width)  # skip[offset] lies where up[0] does
-    up_crop = _window(max(-offset, 0), height, width)
-    return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
-
-
-def _uncrop(dy: Array, crop: Crop, shape: tuple[int, ...]) -> Array:
-    """The gradient of x for dy at x[crop]: dy there, zero elsewhere."""
-    dx = array_module(dy).zeros(shape, dy.dtype)
-    dx[crop] = dy
-    return dx
+    def upsample_to_image_backward(self, name: str, dy: Array) -> Array:
+        return self.upsample_backward(name, uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
 
 
 def is_bilinear(weight: np.ndarray) -> bool:
@@ -346,15 +313,15 @@ class FCN32s(FCN):
     upsamplings = {"upscore": 32}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        _, conv7 = self._trunk(x, training)
-        score = self._score("score_fr", conv7)
-        return self._upsample_to_image("upscore", score)
+        _, conv7 = self.trunk(x, training)
+        score = self.score("score_fr", conv7)
+        return self.upsample_to_image("upscore", score)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self.start_backward(update)
-        dscore = self._upsample_to_image_backward("upscore", dscores)
-        dconv7 = self._score_backward("score_fr", dscore)
-        return self._trunk_backward(dconv7, {}, need_dx)
+        dscore = self.upsample_to_image_backward("upscore", dscores)
+        dconv7 = self.score_backward("score_fr", dscore)
+        return self.trunk_backward(dconv7, {}, need_dx)
 
 
 class FCN16s(FCN):
@@ -364,19 +331,19 @@ class FCN16s(FCN):
     skips = {"score_pool4": 4}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        (_, _, _, pool4, _), conv7 = self._trunk(x, training)
-        up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
-        skip = self._score("score_pool4", pool4)  # (2)
-        fused = self._add("score_pool4", skip, up)  # (3)
-        return self._upsample_to_image("upscore16", fused)
+        (_, _, _, pool4, _), conv7 = self.trunk(x, training)
+        up = self.upsample("upscore2", self.score("score_fr", conv7))  # (1)
+        skip = self.score("score_pool4", pool4)  # (2)
+        fused = self.add("score_pool4", skip, up)  # (3)
+        return self.upsample_to_image("upscore16", fused)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self.start_backward(update)
-        dfused = self._upsample_to_image_backward("upscore16", dscores)
-        dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
-        dpool4 = self._score_backward("score_pool4", dskip)  # (2)
-        dconv7 = self._score_backward("score_fr", self._upsample_backward("upscore2", dup))  # (1)
-        return self._trunk_backward(dconv7, {4: dpool4}, need_dx)
+        dfused = self.upsample_to_image_backward("upscore16", dscores)
+        dskip, dup = self.add_backward("score_pool4", dfused)  # (3)
+        dpool4 = self.score_backward("score_pool4", dskip)  # (2)
+        dconv7 = self.score_backward("score_fr", self.upsample_backward("upscore2", dup))  # (1)
+        return self.trunk_backward(dconv7, {4: dpool4}, need_dx)
 
 
 class FCN8s(FCN):
@@ -386,25 +353,25 @@ class FCN8s(FCN):
     skips = {"score_pool4": 4, "score_pool3": 3}
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        (_, _, pool3, pool4, _), conv7 = self._trunk(x, training)
-        up = self._upsample("upscore2", self._score("score_fr", conv7))  # (1)
-        skip = self._score("score_pool4", pool4)  # (2)
-        fused = self._add("score_pool4", skip, up)  # (3)
-        up = self._upsample("upscore_pool4", fused)  # (4)
-        skip = self._score("score_pool3", pool3)  # (5)
-        fused = self._add("score_pool3", skip, up)  # (6)
-        return self._upsample_to_image("upscore8", fused)  # (7)
+        (_, _, pool3, pool4, _), conv7 = self.trunk(x, training)
+        up = self.upsample("upscore2", self.score("score_fr", conv7))  # (1)
+        skip = self.score("score_pool4", pool4)  # (2)
+        fused = self.add("score_pool4", skip, up)  # (3)
+        up = self.upsample("upscore_pool4", fused)  # (4)
+        skip = self.score("score_pool3", pool3)  # (5)
+        fused = self.add("score_pool3", skip, up)  # (6)
+        return self.upsample_to_image("upscore8", fused)  # (7)
 
     def backward(self, dscores: Array, need_dx: bool = False, update: Update | None = None) -> Array | None:
         self.start_backward(update)
-        dfused = self._upsample_to_image_backward("upscore8", dscores)  # (7)
-        dskip, dup = self._add_backward("score_pool3", dfused)  # (6)
-        dpool3 = self._score_backward("score_pool3", dskip)  # (5)
-        dfused = self._upsample_backward("upscore_pool4", dup)  # (4)
-        dskip, dup = self._add_backward("score_pool4", dfused)  # (3)
-        dpool4 = self._score_backward("score_pool4", dskip)  # (2)
-        dconv7 = self._score_backward("score_fr", self._upsample_backward("upscore2", dup))  # (1)
-        return self._trunk_backward(dconv7, {4: dpool4, 3: dpool3}, need_dx)
+        dfused = self.upsample_to_image_backward("upscore8", dscores)  # (7)
+        dskip, dup = self.add_backward("score_pool3", dfused)  # (6)
+        dpool3 = self.score_backward("score_pool3", dskip)  # (5)
+        dfused = self.upsample_backward("upscore_pool4", dup)  # (4)
+        dskip, dup = self.add_backward("score_pool4", dfused)  # (3)
+        dpool4 = self.score_backward("score_pool4", dskip)  # (2)
+        dconv7 = self.score_backward("score_fr", self.upsample_backward("upscore2", dup))  # (1)
+        return self.trunk_backward(dconv7, {4: dpool4, 3: dpool3}, need_dx)
 
 
 class FCN8sAtOnce(FCN8s):
