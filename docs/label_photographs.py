@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tinyfcn.backend import to_host
 from tinyfcn.data import palette, read_image
-from tinyfcn.inference import load_network, predict
+from tinyfcn.inference import load
 from tinyfcn.plot import overlay
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "data" / "photographs"
@@ -22,9 +21,8 @@ SMALLEST = 0.005  # share of a photograph from which on the legend names a class
 
 def label(run: Path, photographs: list[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     """Labels of photographs by a run's network, and the names of its classes."""
-    net, description = load_network(run)
-    view = description.zoom, description.max_side
-    return [to_host(predict(net, image, *view)) for image in photographs], list(description.classes or ())
+    trained = load(run)
+    return [trained.predict(image) for image in photographs], trained.classes
 
 
 def draw(photographs: list[np.ndarray], rows: list[list[np.ndarray]], classes: list[str], path: Path) -> None:

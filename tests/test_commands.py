@@ -22,7 +22,7 @@ from tinyfcn.convert import __main__ as convert
 from tinyfcn.convert.identify import identify
 from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
 from tinyfcn.data.loader import make_batch
-from tinyfcn.inference import load_network
+from tinyfcn.inference import load, load_network
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import VGG16
 from tinyfcn.recipes import RECIPES
@@ -665,9 +665,8 @@ def test_overlays_are_made_piece_by_piece():
 def test_a_large_photograph_takes_few_bytes_a_pixel(run_folder, call, tmp_path):
     """Of what NumPy allocates, that is; 42 a pixel where an overlay was made in one go."""
     Image.new("RGB", (3000, 2000), (200, 100, 50)).save(tmp_path / "photo.jpg")
-    net, _ = load_network(run_folder, "cpu")
-    (tmp_path / "out").mkdir()
-    arguments = net, tmp_path / "photo.jpg", predict._targets(tmp_path / "photo.jpg", tmp_path / "out"), 0, 1.0, 64
+    trained = load(run_folder, "cpu")._replace(max_side=64)
+    arguments = trained, tmp_path / "photo.jpg", tmp_path / "photo.png", tmp_path / "photo_overlay.png"
     tracemalloc.start()
     try:
         assert sum(predict._label(*arguments).values()) == 6_000_000

@@ -25,9 +25,9 @@ def call(monkeypatch, capsys):
 
 
 def test_the_package_offers_what_people_use():
-    from tinyfcn import data, errors, gradcheck, metrics, models
+    from tinyfcn import data, errors, gradcheck, inference, metrics, models
 
-    homes = (data, errors, gradcheck, metrics, models)
+    homes = (data, errors, gradcheck, inference, metrics, models)
     for name in tinyfcn.__all__:
         value = getattr(tinyfcn, name)
         assert name in dir(tinyfcn)

@@ -9,6 +9,8 @@ Where to begin:
     tinyfcn.gradcheck       check_gradient proves any backward pass numerically
     tinyfcn.convert         weights from elsewhere, and for elsewhere
 
+    labels = tinyfcn.load("runs/shapes-fcn8s-1").predict("photo.jpg")      # (H, W), the class of every pixel
+
     net = tinyfcn.FCN8s(num_classes=21, padding="same")
     scores = net.forward(x, training=True)      # x (N, 3, H, W), scores (N, 21, H, W)
     net.backward(dscores)                       # fills net.grads
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tinyfcn.data import Shapes, VOCSegmentation
     from tinyfcn.errors import InputError
     from tinyfcn.gradcheck import check_gradient
+    from tinyfcn.inference import load
     from tinyfcn.metrics import ConfusionMatrix
     from tinyfcn.models import VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s
 
@@ -42,6 +45,7 @@ __all__ = [
     "check_gradient",
     "convert",
     "data",
+    "load",
     "metrics",
     "models",
     "ops",
@@ -55,6 +59,7 @@ _HOMES = {
     "Shapes": "data",
     "VOCSegmentation": "data",
     "check_gradient": "gradcheck",
+    "load": "inference",
 } | dict.fromkeys(("VGG16", "FCN32s", "FCN16s", "FCN8s", "FCN8sAtOnce"), "models")
 
 

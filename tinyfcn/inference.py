@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from tinyfcn import plot
 from tinyfcn.backend import Array, to_device, to_host
 from tinyfcn.convert.identify import identify
-from tinyfcn.data import Dataset, normalise, zoomed
+from tinyfcn.data import Dataset, normalise, read_image, zoomed
 from tinyfcn.data.loader import prefetch
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
@@ -21,6 +22,36 @@ from tinyfcn.report import open_device
 from tinyfcn.run import paths
 
 SHOWN = 4  # images in predictions.png
+MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
+
+
+class Predictor(NamedTuple):
+    """A trained network, and what it takes to label pictures as it was trained to."""
+
+    net: FCN
+    classes: list[str]  # by index; empty where the file does not tell
+    zoom: float  # the network sees images so many times as large
+    max_side: int | None  # ... but with no side longer than this
+
+    def predict(self, image: str | Path | np.ndarray) -> np.ndarray:
+        """The class of every pixel of a picture, a file or an array (H, W, 3) uint8: (H, W) uint8, on the host.
+
+        The network sees no side longer than 1,024 pixels, where its training does not say otherwise. Raises InputError for a file
+        that is no picture, and ValueError for any other array.
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(f"a picture must be (H, W, 3) of uint8, got {pixels.shape} of {pixels.dtype}")
+        return to_host(predict(self.net, pixels, self.zoom, self.max_side or MAX_SIDE))
+
+
+def load(path: str | Path, device: str = "auto") -> Predictor:
+    """The trained network of a run's folder (its best checkpoint), or of a checkpoint file, ready to label pictures.
+
+    Raises InputError where there is none, and where `device`, "auto", "cpu" or "gpu", asks for a GPU and none answers.
+    """
+    net, description = load_network(Path(path), device)
+    return Predictor(net, list(description.classes or ()), description.zoom, description.max_side)
 
 
 def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, Description]:

@@ -10,17 +10,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from tinyfcn import command, plot
-from tinyfcn.backend import to_host
 from tinyfcn.data import read_image, write_label
 from tinyfcn.data.pictures import check_image
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing
-from tinyfcn.inference import load_network, predict
-from tinyfcn.models import FCN
+from tinyfcn.inference import MAX_SIDE, Predictor, load
 from tinyfcn.report import device_line
 from tinyfcn.values import SIDE
-
-MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
 
 
 def parser() -> command.Parser:
@@ -49,33 +45,29 @@ def parser() -> command.Parser:
 def main() -> None:
     options = parser().parse_args()
     _check_targets(options.images, options.out, options.overwrite)
-    net, description = load_network(options.run, options.device)
+    trained = load(options.run, options.device)
     for path in options.images:
         check_image(path)  # so that all can be read, as far as their beginnings show, before the first is labelled
-    classes = description.classes or ()
-    background = classes.index("background") if "background" in classes else None
-    view = options.zoom or description.zoom, options.max_side or description.max_side or MAX_SIDE
+    trained = trained._replace(zoom=options.zoom or trained.zoom, max_side=options.max_side or trained.max_side)
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
     for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
-        seen.update(_label(net, path, _targets(path, options.out), background, *view))
-    print(device_line(net.xp, options.device))
+        seen.update(_label(trained, path, *_targets(path, options.out)))
+    print(device_line(trained.net.xp, options.device))
     command.say(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():
-        command.say(f"  {classes[k] if k < len(classes) else k:22} {pixels / sum(seen.values()):6.1%}")
+        command.say(f"  {trained.classes[k] if k < len(trained.classes) else k:22} {pixels / sum(seen.values()):6.1%}")
 
 
-def _label(
-    net: FCN, path: Path, targets: tuple[Path, Path], background: int | None, zoom: float, max_side: int
-) -> dict[int, int]:
+def _label(trained: Predictor, path: Path, label_path: Path, overlay_path: Path) -> dict[int, int]:
     """Write a photograph's labels and overlay; returns how many pixels each class has.
 
     What is as large as the photograph is made piece by piece, and kept no longer than it is needed.
     """
     image = read_image(path)
-    label = to_host(predict(net, image, zoom, max_side))
+    label = trained.predict(image)
+    background = trained.classes.index("background") if "background" in trained.classes else None
     image = plot.overlay(image, label, background)
-    label_path, overlay_path = targets
     with replacing(label_path) as part:
         write_label(part, label)
     with replacing(overlay_path) as part:
