@@ -147,6 +147,6 @@ def test_each_command_of_the_documentation_that_made_a_run_stands_in_its_file():
             for name in names:
                 for result in runs_of(name):
                     command = result["command"]
-                    if "*" in name:  # in a loop over seeds
-                        command = re.sub(r"(--seed |--out runs/\w+-)\d\b", r"\1$seed", command)
+                    if "*" in name:  # with SEED for each of several
+                        command = re.sub(r"(--seed |--out runs/\w+-)\d\b", r"\1SEED", command)
                     assert command in text, f"{page.name} does not show how {name} was made: {command}"
