@@ -754,7 +754,7 @@ with attempt():
     assert got.shape == s.shape, f"log p has shape {got.shape}, expected {s.shape}"
     assert (s == before).all(), "scores were changed"
     assert np.allclose(np.exp(got).sum(axis=1), 1), "the probabilities of a pixel do not sum to 1"
-    assert np.allclose(got - s, (got - s)[:, :1]), "log p and s differ by more than one number a pixel"
+    assert np.allclose(got - s, (got - s)[:, :1]), "log p and s differ by more than one number per pixel"
     assert large.dtype == np.float32, f"float32 scores gave {large.dtype}"
     first, second = large.T  # of two pixels
     assert np.array_equal(first, [0, -500, -1000]), f"scores 500, 0, -500 gave {first}, expected 0, -500, -1000"

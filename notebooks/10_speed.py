@@ -81,7 +81,7 @@ print(describe_device(np))
 # ## How fast can it be at all?
 #
 # Before anything is made faster, ask for the limit. Two numbers describe a processor well enough: how many floating-point
-# operations a second it does in the best case, a product of large matrices, and how many bytes a second it moves from and to
+# operations per second it does in the best case, a product of large matrices, and how many bytes per second it moves from and to
 # memory.
 
 # %%

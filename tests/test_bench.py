@@ -130,8 +130,8 @@ def test_a_row_without_the_others_says_so(no_others):
 
 def test_growth_is_per_pixel():
     row = record(TINYFCN, 1.25, {})
-    assert bench.time_a_pixel(row) == pytest.approx(5)
-    assert bench.memory_a_pixel(row) == pytest.approx(1)
+    assert bench.time_per_pixel(row) == pytest.approx(5)
+    assert bench.memory_per_pixel(row) == pytest.approx(1)
     assert "5.00 us" in bench.line(bench.GROWTH, row) and "1.00 kB" in bench.line(bench.GROWTH, row)
     assert bench.growth([row, record(TINYFCN, 1.25, {}, "something else")]) == [row]
 

@@ -72,6 +72,11 @@ def hwnc(array: Array) -> Array:
     return array.transpose(2, 3, 0, 1)
 
 
+def by_pixels(array: Array) -> Array:
+    """The array (N, C, H, W) as it is, or a copy that lies in memory pixel by pixel, see `empty_hwnc`."""
+    return hwnc(array_module(array).ascontiguousarray(hwnc(array)))
+
+
 def match_layout(like: Array, array: Array) -> Array:
     """The array with its axes in memory in the order of those of `like`, an array of its shape: itself, or a copy."""
     if array.strides == like.strides:

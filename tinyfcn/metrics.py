@@ -37,8 +37,8 @@ class ConfusionMatrix:
     def update(self, labels: Array, predictions: Array) -> None:
         """Count integer arrays of the same shape, host or device; pixels labelled `ignore_index` do not count.
 
-        Raises ValueError where shapes differ or a value is not a class. On a GPU nobody waits here: counts add up on the
-        device until somebody asks for them, and a value that is not a class raises then.
+        Raises ValueError where shapes differ or a value is not a class. On a GPU the host does not wait here: counts add
+        up on the device until `counts` is read, and a value that is not a class raises then.
         """
         xp = array_module(labels, predictions)
         if labels.shape != predictions.shape:

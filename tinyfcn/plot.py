@@ -24,7 +24,7 @@ def colour(label: np.ndarray) -> np.ndarray:
 def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None, opacity: float = 0.55) -> np.ndarray:
     """The image (H, W, 3) uint8 tinted with its labels' colours; pixels of class `background` stay as they are."""
     result = np.empty_like(image)
-    for rows in split_evenly(len(label), -(-label.size // PIECE)):  # in floats a whole photograph would take 40 bytes a pixel
+    for rows in split_evenly(len(label), -(-label.size // PIECE)):  # in floats a whole photograph would take 40 bytes per pixel
         pixels = image[rows]
         tinted = pixels + opacity * (colour(label[rows]).astype(np.float32) - pixels)
         clear = (label[rows] == background)[..., None]

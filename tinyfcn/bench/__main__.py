@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from tinyfcn import __version__, command, values
@@ -96,7 +95,7 @@ def layers() -> list[Work]:
         weight, first = weights[f"{layer}.weight"], layer == "conv1_1"
         size, edge = ((SIDE, SIDE), BORDER) if first else ((h, w), 1)
         for task in LAYER_TASKS:
-            if first and task == "input gradient":  # nobody asks for it
+            if first and task == "input gradient":  # which no network asks for
                 continue
             title = f"{layer} {weight[1]}>{weight[0]} {h}x{w} {task.replace('layer', 'forward')}"
             work = Work(title, task, TRAINING, (1, weight[1], *size), weight=weight, edge=edge)
@@ -139,12 +138,6 @@ def machine(xp: ModuleType) -> dict[str, Any]:
         "cpu": processor_name(),
         "threads": thread_count(),
         "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": [
-            {key: info.get(key) for key in ("internal_api", "version", "architecture")}
-            for info in threadpool_info()
-            if info["user_api"] == "blas"
-        ],
         "tinyfcn": __version__,
     } | {name: _version(NEEDS[name][0]) if installed(name) else None for name in LIBRARIES}
 
@@ -157,21 +150,17 @@ def _version(module: str) -> str:
 
 
 def describe(facts: dict[str, Any]) -> str:
-    """The machine, in lines to print."""
-    blas = [" ".join(str(value) for value in info.values() if value) for info in facts["blas"]]
+    """What else there is to say of the machine than `describe_device` does."""
     contenders = [f"{name} {facts[name] or 'not installed'}" for name in LIBRARIES]
-    return (
-        f"{facts['cpu']}, {facts['threads']} threads\n"
-        f"Python {facts['python']}, NumPy {facts['numpy']}, BLAS: {', '.join(blas) or 'unknown'}; {', '.join(contenders)}"
-    )
+    return f"{facts['cpu']}, Python {facts['python']}; {', '.join(contenders)}"
 
 
 # The table
 
 
 def records(group: Sequence[Measurement], peak: float, bandwidth: float) -> list[Record]:
-    """All numbers of the contenders for one piece of work, as --json writes them, with the machine's peak in operations a second
-    and its bandwidth in bytes a second."""
+    """All numbers of the contenders for one piece of work, as --json writes them; `peak` is the machine's in operations per
+    second, `bandwidth` its memory's in bytes per second."""
     medians = {m.contender: m.median for m in group}
     return [
         {
@@ -223,8 +212,8 @@ GPU_TABLE: list[Column] = [
 ]
 GROWTH: list[Column] = [
     *TABLE[:2],
-    ("time a pixel", ">14", lambda r: f"{time_a_pixel(r):.2f} us"),
-    ("memory a pixel", ">15", lambda r: f"{memory_a_pixel(r):.2f} kB"),
+    ("time per pixel", ">14", lambda r: f"{time_per_pixel(r):.2f} us"),
+    ("memory per pixel", ">16", lambda r: f"{memory_per_pixel(r):.2f} kB"),
 ]
 
 
@@ -233,12 +222,12 @@ def line(columns: Sequence[Column], record: Record | None = None) -> str:
     return " ".join(f"{text(record) if record else heading:{how}}" for heading, how, text in columns).rstrip()
 
 
-def time_a_pixel(record: Record) -> float:
+def time_per_pixel(record: Record) -> float:
     """Microseconds."""
     return float(record["median_seconds"] / prod(record["shape"][2:]) * 1e6)
 
 
-def memory_a_pixel(record: Record) -> float:
+def memory_per_pixel(record: Record) -> float:
     """Kilobytes beyond what the idle process, with its parameters, holds."""
     if record["peak_memory"] is None:
         return float("nan")
@@ -254,7 +243,7 @@ def growth(found: Iterable[Record]) -> list[Record]:
 
 
 def plot(found: Sequence[Record], path: Path) -> None:
-    """Draw time and memory a pixel over the image's side, and the ratios of times, as far as they were measured."""
+    """Draw time and memory per pixel over the image's side, and the ratios of times, as far as they were measured."""
     from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
 
     grown = growth(found)
@@ -263,7 +252,7 @@ def plot(found: Sequence[Record], path: Path) -> None:
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
     if grown:
-        curves = ("time a pixel (µs)", time_a_pixel), ("memory a pixel (kB)", memory_a_pixel)
+        curves = ("time per pixel (µs)", time_per_pixel), ("memory per pixel (kB)", memory_per_pixel)
         for axis, (label, value) in zip(next(parts).subplots(1, 2), curves, strict=True):
             for name in dict.fromkeys(r["contender"] for r in grown):
                 some = [r for r in grown if r["contender"] == name]

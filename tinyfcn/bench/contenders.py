@@ -23,9 +23,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, array_module, choose_device, empty_hwnc, thread_count, to_device
+from tinyfcn.backend import Array, by_pixels, choose_device, thread_count, to_device
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.models import FCN, FCN8s
+from tinyfcn.models.alignment import cropped_sum, window
 from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
 from tinyfcn.models.vgg import VGG
@@ -143,7 +144,6 @@ def forward(work: Work) -> Job:
 
 
 def step(work: Work) -> Job:
-
     net, (x, labels), optimiser = network(work), _batch(work), OPTIMISERS[work.task](LEARNING_RATE)
     return Job(lambda: train_step(net, optimiser, x, labels), *(3 * amount for amount in _amounts(net, work)))
 
@@ -153,7 +153,7 @@ def layer(work: Work) -> Job:
     xp = choose_device(work.device)
     x, weight, bias, dy = (to_device(array, xp) for array in layer_arrays(work))
     amounts = 2 * weight.size * len(dy) * prod(dy.shape[2:]), x.nbytes + weight.nbytes + dy.nbytes
-    x, dy = (a if a.shape[1] == 3 else _by_pixels(a) for a in (x, dy))
+    x, dy = (a if a.shape[1] == 3 else by_pixels(a) for a in (x, dy))
     if work.task == "layer":
         return Job(lambda: ops.conv2d_forward(x, weight, bias, padding=work.edge), *amounts)
     if work.task == "input gradient":  # how conv2d_backward computes it too: the convolution with the kernel turned round
@@ -193,12 +193,6 @@ def _amounts(net: FCN, work: Work) -> tuple[int, int]:
     return arithmetic(*of), traffic(*of)
 
 
-def _by_pixels(array: Array) -> Array:
-    copied = empty_hwnc(array_module(array), array.shape, array.dtype)
-    copied[...] = array
-    return copied
-
-
 # PyTorch
 
 
@@ -231,17 +225,8 @@ def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
         kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).to(x).repeat(net.num_classes, 1, 1, 1)
         x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
         if skip:
-            x = _torch_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
-    return _torch_crop(x, net.offsets["score"], height, width).contiguous()
-
-
-def _torch_sum(skip: Any, up: Any, offset: int) -> Any:
-    h, w = map(int, (up if offset >= 0 else skip).shape[2:])
-    return _torch_crop(skip, max(offset, 0), h, w) + _torch_crop(up, max(-offset, 0), h, w)
-
-
-def _torch_crop(x: Any, offset: int, height: int, width: int) -> Any:
-    return x[:, :, offset : offset + height, offset : offset + width]
+            x, _ = cropped_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
+    return x[window(net.offsets["score"], height, width)].contiguous()
 
 
 def torch_forward(work: Work) -> Job:

@@ -1,7 +1,8 @@
 """Contenders in processes of their own, timed in turn.
 
 A process for each, so that its peak memory is its own. They take turns, one run each and a pause after it, so that whatever else
-the machine does meets all of them alike, and threads that spin on for a while slow down nobody else. What counts is the median.
+the machine does meets all of them alike, and threads that spin on for a while slow down no other contender. What counts is the
+median.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ class Measurement(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Floating-point operations a second."""
+        """Floating-point operations per second."""
         return self.arithmetic / self.median
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         return self.traffic / self.median
 
 
@@ -143,7 +144,7 @@ def serve(connection: Any, name: str, work: Work) -> None:
     Memory is the peak of this process in bytes, on Linux without what getting ready took, or what it has taken of a GPU's. A
     fault is answered by its text.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever interrupts the parent: the parent ends this process,
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the parent too, which ends this process,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # in this way, which removes temporary files
     os.environ["TINYFCN_CONV"] = "columns" if name == COLUMNS else "fast"
     try:

@@ -6,7 +6,7 @@ a small network finds the objects soon and spends its time on telling them apart
 earlier ones, and a narrow 255 contour runs around each as it does in VOC.
 
 A shape is a *signed distance function*: negative inside, positive outside, its size the distance to the outline.
-That one number a pixel gives the label (d < 0), the void contour (|d| small), the antialiased edge and the shadow.
+That one number per pixel gives the label (d < 0), the void contour (|d| small), the antialiased edge and the shadow.
 """
 
 from __future__ import annotations
@@ -287,5 +287,5 @@ def _along(rng: Rng, x: Array, y: Array) -> Array:
 
 
 def _frequency(rng: Rng) -> float:
-    """Radians a pixel, for wavelengths of 6 to 24 pixels."""
+    """Radians per pixel, for wavelengths of 6 to 24 pixels."""
     return float(2 * np.pi / rng.uniform(6, 24))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, hwnc
+from tinyfcn.backend import Array, by_pixels
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
@@ -108,7 +108,7 @@ class FCN(Network):
         drawn = {name: shape for name, shape in shapes.items() if layer_of(name) not in self.upsamplings}
         super().__init__(drawn, seed=seed, dtype=dtype, xp=xp)
         if self.fc6_padding and xp is np:  # its large kernel hangs over the border of the map, see tinyfcn.ops.taps
-            self.params["fc6.weight"] = hwnc(xp.ascontiguousarray(hwnc(self.params["fc6.weight"])))
+            self.params["fc6.weight"] = by_pixels(self.params["fc6.weight"])
         for layer in learned:
             self.params[f"{layer}.weight"] = ops.bilinear_weight(num_classes, self.kernels[layer], self.dtype, xp)
 

@@ -20,7 +20,7 @@ from tinyfcn.ops.conv import POINTWISE, Geometry, as_matrix
 from tinyfcn.parallel import at_once, bands, map_queue, map_shares, split_evenly, workers
 
 BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache leaves room for inputs and outputs
-BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once a band costs little
+BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once per band costs little
 BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
 SHARED_BYTES = 1 << 18  # weights from which on it is worth waking threads up to share them
 

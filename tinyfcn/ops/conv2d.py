@@ -100,7 +100,7 @@ def conv2d_forward(
 def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[Array | None, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
-    `need_dx=False` leaves out dx (None), a third of the work: nobody asks for the gradient at the first layer's image.
+    `need_dx=False` leaves out dx (None), a third of the work: training needs no gradient at the image itself.
     With ReLU, dy counts as 0 wherever y is 0. Raises ValueError if dy does not have y's shape.
     """
     x, weight, has_bias, geometry, groups, way, y = cache

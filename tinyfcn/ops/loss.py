@@ -1,6 +1,6 @@
 r"""Softmax cross-entropy at every pixel, forward and backward.
 
-With scores s (one number a class) at a pixel of class t, p = softmax(s), and w[t] the weight of the class:
+With scores s (one number per class) at a pixel of class t, p = softmax(s), and w[t] the weight of the class:
 
     loss = -w[t] log p[t] = w[t] (log sum_k exp(s[k]) - s[t])
 

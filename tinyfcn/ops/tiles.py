@@ -30,7 +30,7 @@ Buffers = Iterator[Callable[..., Array]]  # `next` gives one of two scratch arra
 
 
 def blocks(y: Array, channels: int) -> list[Block]:
-    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once a block
+    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once per block
     costs less than reading the tiles."""
     xp = array_module(y)
     n, _, height, width = y.shape
