@@ -17,7 +17,7 @@ import published
 import pytest
 from PIL import Image
 
-from tinyfcn import evaluate, plot, predict, train, training
+from tinyfcn import evaluate, predict, train, training
 from tinyfcn.convert import __main__ as convert
 from tinyfcn.convert.identify import identify
 from tinyfcn.data import Shapes, normalise, palette, read_image, write_label, write_voc
@@ -651,15 +651,6 @@ def test_a_terminal_that_cannot_show_a_name_does_not_end_a_command(run_folder, p
     assert {path.name for path in out.iterdir()} == {"Größe 中.png", "Größe 中_overlay.png"}
     done = subprocess.run(arguments, env=env, capture_output=True)
     assert done.returncode == 2 and b"Gr\\xf6\\xdfe \\u4e2d.png is there already" in done.stderr
-
-
-def test_overlays_are_made_piece_by_piece():
-    rng = np.random.default_rng(0)
-    image, label = rng.integers(0, 256, (301, 700, 3), dtype=np.uint8), rng.integers(0, 7, (301, 700), dtype=np.uint8)
-    for background in None, 0:
-        tinted = image + 0.55 * (palette()[label].astype(np.float32) - image)
-        expected = np.where((label == background)[..., None], image, tinted).round().astype(np.uint8)
-        assert np.array_equal(plot.overlay(image, label, background), expected)
 
 
 def test_a_large_photograph_takes_few_bytes_a_pixel(run_folder, call, tmp_path):

@@ -71,32 +71,6 @@ def test_what_is_no_command_is_named(call):
     )
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("Out of memory allocating 512 bytes"),
-        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
-        RuntimeError("cudaErrorMemoryAllocation: out of memory"),
-        RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
-    ],
-    ids=str,
-)
-def test_too_little_memory_is_one_line_whoever_says_so(error, capsys):
-    def main():
-        raise error
-
-    assert command.run(main) == 2
-    assert capsys.readouterr().err == f"error: out of memory: lower --batch-size, --size, --max-side or --width ({error})\n"
-
-
-def test_any_other_error_of_the_runtime_is_a_fault():
-    def main():
-        raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
-
-    with pytest.raises(RuntimeError, match="IllegalAddress"):
-        command.run(main)
-
-
 def test_a_command_gets_its_arguments(call, tmp_path):
     status, _, err = call("predict", str(tmp_path / "none.safetensors"), "photo.jpg", "--out", str(tmp_path))
     assert status == 2 and "none.safetensors" in err

@@ -1,3 +1,5 @@
+"""tinyfcn.models.fcn: scores, gradients, stages, what is learned and what is frozen."""
+
 import numpy as np
 import pytest
 from networks import gradient_functions, spread
@@ -60,13 +62,6 @@ def test_a_wrong_backward_pass_is_caught(kind, monkeypatch):
     monkeypatch.setattr(ops, "max_pool2d_backward", lambda dy, cache: 1.001 * true_pool_backward(dy, cache))
     with pytest.raises(AssertionError, match="disagrees"):
         check_gradient(forward, backward, images(40, 33), *net.params.values(), names=names, directions=2, step=1e-7)
-
-
-def test_score_layers_start_at_zero_and_others_do_not():
-    net = FCN8s(4, width=1 / 16)
-    for name, p in net.params.items():
-        assert (p == 0).all() == (name.endswith("bias") or name.startswith("score")), name
-    assert (net.forward(images(20, 30, dtype=np.float32)) == 0).all()
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -252,29 +247,6 @@ def test_bands_make_all_labels(height, width):
     assert height == 1 or len(np.unique(labels)) > 2
 
 
-def test_backward_needs_a_forward_pass_in_training():
-    net = FCN32s(2, width=1 / 64, padding="same")
-    with pytest.raises(RuntimeError, match="training=True"):
-        net.backward(np.zeros((1, 2, 9, 9), np.float32))
-    net.forward(images(9, 9, dtype=np.float32))
-    with pytest.raises(RuntimeError, match="training=True"):
-        net.backward(np.zeros((1, 2, 9, 9), np.float32))
-    net.forward(images(9, 9, dtype=np.float32), training=True)
-    net.backward(np.zeros((1, 2, 9, 9), np.float32))
-    with pytest.raises(RuntimeError, match="only one of each"):
-        net.backward(np.zeros((1, 2, 9, 9), np.float32))
-
-
-def test_the_seed_decides_the_initial_weights():
-    a, b, c = (FCN32s(2, width=1 / 32, seed=s).params["conv3_2.weight"] for s in (0, 0, 1))
-    assert (a == b).all() and (a != c).any()
-
-
-def test_hidden_weights_have_he_s_scale():
-    p = FCN32s(2, width=0.25).params["conv4_2.weight"]
-    assert np.isclose(p.std(), (2 / (128 * 9)) ** 0.5, rtol=0.02)
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -287,17 +259,3 @@ def test_hidden_weights_have_he_s_scale():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         FCN8s(**{"num_classes": 2, "width": 1 / 64} | options)
-
-
-@pytest.mark.parametrize(
-    "x, error, message",
-    [
-        (np.zeros((1, 1, 9, 9), np.float32), ValueError, r"images \(N, 3, H, W\), got shape \(1, 1, 9, 9\)"),
-        (np.zeros((3, 9, 9), np.float32), ValueError, "images"),
-        (np.zeros((1, 3, 0, 9), np.float32), ValueError, "images"),
-        (np.zeros((1, 3, 9, 9)), TypeError, "x is float64, the parameters are float32"),
-    ],
-)
-def test_bad_images_are_named(x, error, message):
-    with pytest.raises(error, match=message):
-        FCN8s(2, width=1 / 64).forward(x)

@@ -1,411 +1,67 @@
-"""tinyfcn.ops.conv2d, by the ways conv and columns: values and gradients against loops, edge cases, layouts, memory, errors."""
-
-import tracemalloc
+"""tinyfcn.ops.conv: the two matrices and their products, each against loops over windows and taps."""
 
 import numpy as np
 import pytest
 import reference
-from devices import ON_CPU, ops
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from tinyfcn.backend import hwnc
-from tinyfcn.errors import InputError
-from tinyfcn.gradcheck import check_gradient
-from tinyfcn.ops import columns, conv, conv2d, taps, winograd
-
-pytestmark = pytest.mark.usefixtures("device")
-
-EXACT = {"rtol": 1e-11, "atol": 1e-11}
-QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
-
-
-def draw(*shape, seed=0, dtype=np.float64):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
-
-
-def force(monkeypatch, way):
-    """Let every convolution be computed in one way."""
-    monkeypatch.setattr(conv2d, "choose", lambda *_: way)
-
-
-def without_groups(weight, groups):
-    """The weights of the same convolution without groups, 0 between different groups, and the places of those that are not."""
-    filters, channels = weight.shape[:2]
-    o = np.arange(filters)[:, None]
-    places = o, o * groups // filters * channels + np.arange(channels)
-    full = np.zeros((filters, groups * channels, *weight.shape[2:]))
-    full[places] = weight
-    return full, places
-
-
-def agree_with_reference(x, weight, bias, groups=1, relu=False, **options):
-    full, places = without_groups(weight, groups)
-    y, cache = ops.conv2d_forward(x, weight, bias, groups=groups, relu=relu, **options)
-    expected = reference.conv2d(x, full, bias, **options)
-    passes = expected > 0 if relu else True
-    np.testing.assert_allclose(y, np.where(passes, expected, 0), **EXACT)
-    dy = draw(*y.shape, seed=9)
-    kept = dy.copy()
-    dx, dweight, dbias = reference.conv2d_backward(np.where(passes, dy, 0), x, full, **options)
-    gradients = ops.conv2d_backward(dy, cache)
-    for name, found, wanted in zip(("dx", "dweight", "dbias"), gradients, (dx, dweight[places], dbias), strict=True):
-        if name == "dbias" and bias is None:
-            assert found is None
-        else:
-            np.testing.assert_allclose(found, wanted, **EXACT, err_msg=name)
-    np.testing.assert_array_equal(dy, kept)
-    nothing, same, _ = ops.conv2d_backward(dy, cache, need_dx=False)
-    assert nothing is None and (same == gradients[1]).all()
-    assert all(hwnc(a).flags.c_contiguous for a in (y, gradients[0]))  # they lie pixel by pixel
-    return y
-
-
-@pytest.mark.parametrize(
-    ("size", "kernel", "options"),
-    [
-        pytest.param((7, 6), (3, 3), {"padding": 1}, id="as VGG"),
-        pytest.param((7, 6), (3, 3), {}, id="no padding"),
-        pytest.param((5, 4), (1, 1), {}, id="1x1"),
-        pytest.param((1, 1), (1, 1), {}, id="1x1 of one pixel"),
-        pytest.param((1, 1), (3, 3), {"padding": 1}, id="one pixel in padding"),
-        pytest.param((5, 4), (5, 4), {}, id="kernel as large as the input"),
-        pytest.param((3, 2), (7, 6), {"padding": 2}, id="kernel as large as the padded input"),
-        pytest.param((7, 7), (3, 3), {"stride": 2}, id="stride that divides"),
-        pytest.param((8, 9), (3, 4), {"stride": (3, 2)}, id="strides that do not divide"),
-        pytest.param((4, 4), (2, 2), {"stride": 5}, id="stride beyond the input"),
-        pytest.param((3, 3), (2, 2), {"padding": (4, 0)}, id="windows of nothing but padding"),
-        pytest.param((9, 8), (3, 2), {"dilation": (2, 3)}, id="dilation"),
-        pytest.param((9, 10), (3, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}, id="all of them"),
-        pytest.param((6, 6), (3, 3), {"stride": [2, 1]}, id="a list for a pair"),
-    ],
-)
-def test_values_and_gradients_equal_the_loops(size, kernel, options):
-    agree_with_reference(draw(2, 3, *size), draw(4, 3, *kernel), draw(4), **options)
-
-
-@st.composite
-def convolutions(draw_from):
-    small = st.integers(1, 3)
-    pairs = {name: draw_from(st.tuples(small, small)) for name in ("kernel", "stride", "dilation")}
-    padding = draw_from(st.tuples(st.integers(0, 3), st.integers(0, 3)))
-    spans = [(k - 1) * d + 1 for k, d in zip(pairs["kernel"], pairs["dilation"], strict=True)]
-    size = [max(1, s - 2 * p) + draw_from(st.integers(0, 4)) for s, p in zip(spans, padding, strict=True)]
-    counts = draw_from(st.tuples(st.integers(0, 2), small, small, small))
-    return counts, size, pairs["kernel"], {"stride": pairs["stride"], "padding": padding, "dilation": pairs["dilation"]}
-
-
-@QUICK
-@given(convolutions())
-def test_any_shape_and_option_equals_the_loops(case):
-    (images, channels, filters, groups), size, kernel, options = case
-    weight = draw(groups * filters, channels, *kernel)
-    agree_with_reference(draw(images, groups * channels, *size), weight, draw(len(weight)), groups, **options)
-
-
-@pytest.mark.parametrize("band", [(1, 1), (200, 1), (1, 10**4), (2000, 5)], ids=str)
-@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": (3, 2), "padding": (2, 1), "dilation": 2}], ids=str)
-def test_the_size_of_a_band_changes_nothing(monkeypatch, band, options):
-    force(monkeypatch, columns)
-    monkeypatch.setattr(columns, "BAND_BYTES", band[0])
-    monkeypatch.setattr(columns, "BAND_COLUMNS", band[1])
-    agree_with_reference(draw(5, 2, 8, 7), draw(3, 2, 3, 3), draw(3), **options)
-
-
-@pytest.fixture(params=["plain", "columns", "fast"])
-def path(request, monkeypatch):
-    """All ways of computing a 3x3 convolution at stride 1; others go by columns, or as they stand."""
-    if request.param == "columns":
-        force(monkeypatch, columns)
-    else:
-        monkeypatch.setenv("TINYFCN_CONV", request.param)
-    for threshold in "WINOGRAD_CHANNELS", "WINOGRAD_PIXELS":
-        monkeypatch.setattr(conv2d, threshold, 1)
-
-
-@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", ""])
-@pytest.mark.parametrize(
-    ("kernel", "options"),
-    [
-        ((3, 3), {"padding": 1}),
-        ((3, 3), {"padding": (3, 0)}),
-        ((1, 1), {}),
-        ((2, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}),
-    ],
-    ids=str,
-)
-def test_relu_and_its_gradient_equal_the_loops(path, kernel, options, with_bias):
-    bias = draw(4) if with_bias else None
-    y = agree_with_reference(draw(2, 3, 7, 6), draw(4, 3, *kernel), bias, relu=True, **options)
-    assert 0 < (y == 0).sum() < y.size
-
-
-@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str)
-def test_gradient_check_with_relu(path, options):
-    x = np.asfortranarray(draw(2, 3, 7, 5))
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), relu=True, **options)
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), None, relu=True, **options)
-
-
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize(
-    ("groups", "channels", "filters", "kernel", "options"),
-    [
-        (2, 2, 3, (3, 3), {"padding": 1}),
-        (3, 2, 1, (3, 3), {}),
-        (4, 1, 1, (3, 3), {"padding": (1, 0)}),  # "depthwise": each channel by itself
-        (2, 3, 2, (1, 1), {}),
-        (2, 2, 3, (2, 3), {"stride": (2, 3), "padding": (2, 1), "dilation": (3, 2)}),
-        (2, 2, 9, (7, 6), {}),  # one output, fewer than filters
-    ],
-    ids=str,
-)
-def test_groups_equal_the_loops_over_weights_that_are_zero_between_groups(
-    path, monkeypatch, groups, channels, filters, kernel, options, batch, relu
-):
-    poison(monkeypatch)
-    x, weight = draw(batch, groups * channels, 7, 6), draw(groups * filters, channels, *kernel)
-    for bias in draw(groups * filters), None:
-        agree_with_reference(x, weight, bias, groups, relu, **options)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("band", [1, 200, 1 << 22])
-def test_bands_and_threads_change_nothing_about_groups(path, monkeypatch, band, threads):
-    for name, value in ("BAND_BYTES", band), ("BAND_COLUMNS", 1), ("SHARED_BYTES", 0):
-        monkeypatch.setattr(columns, name, value)
-    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
-    x = np.asfortranarray(draw(2, 4, 9, 8))
-    agree_with_reference(x, draw(6, 2, 3, 3), draw(6), groups=2, relu=True, padding=1)
-
-
-def test_gradient_check_with_groups(path):
-    x = np.asfortranarray(draw(2, 6, 7, 5))
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(4, 3, 3, 3), draw(4), groups=2, padding=1)
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(9, 2, 3, 2), None, groups=3, stride=2, relu=True)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-13)])
-def test_large_groups_go_winograd_s_way_and_agree_with_the_plain_one(monkeypatch, dtype, tolerance):
-    x, weight, bias = (draw(*s, dtype=dtype) for s in [(2, 40, 13, 11), (32, 20, 3, 3), (32,)])
-    results = []
-    for path in "plain", "fast":
-        monkeypatch.setenv("TINYFCN_CONV", path)
-        y, cache = ops.conv2d_forward(x, weight, bias, padding=1, groups=2)
-        results.append([y, *ops.conv2d_backward(draw(*y.shape, seed=9, dtype=dtype), cache)])
-    for a, b in zip(*results, strict=True):
-        assert a.dtype == b.dtype == dtype
-        np.testing.assert_allclose(b / abs(a).max(), a / abs(a).max(), rtol=0, atol=tolerance)
-        assert (a != b).any()  # there are two ways
-
-
-def test_groups_too_small_for_winograd_go_the_plain_way(monkeypatch):
-    monkeypatch.delattr(winograd, "forward")
-    monkeypatch.delattr(winograd, "weight_gradient")
-    for channels, filters in (20, 10), (10, 20):  # of each group; together there are enough
-        x, weight = draw(1, 2 * channels, 9, 9), draw(2 * filters, channels, 3, 3)
-        y, cache = ops.conv2d_forward(x, weight, groups=2, padding=1)
-        ops.conv2d_backward(y, cache)
-
-
-# Threads share bands, filters (where bands are few), or input channels (where a sum for each thread would take much memory).
-CASES = {
-    "3x3": ((5, 2, 8, 7), (3, 2, 3, 3), {"padding": 1}),
-    "all options": ((2, 3, 9, 8), (4, 3, 2, 3), {"stride": (3, 2), "padding": (2, 1), "dilation": 2}),
-    "one output": ((1, 5, 4, 3), (7, 5, 4, 3), {}),
-    "1x1": ((2, 6, 3, 4), (5, 6, 1, 1), {}),
-}
-
-
-@pytest.fixture(scope="module")
-def expected():
-    found = {}
-    for name, (x_shape, w_shape, options) in CASES.items():
-        x, weight = draw(*x_shape), draw(*w_shape)
-        y = reference.conv2d(x, weight, draw(w_shape[0]), **options)
-        found[name] = y, *reference.conv2d_backward(draw(*y.shape, seed=9), x, weight, **options)
-    return found
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("band", [(1, 1), (1, 20), (500, 1), (1 << 22, 256)], ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_bands_and_threads_change_nothing_and_the_bits_are_the_same_every_run(monkeypatch, expected, case, band, threads):
-    force(monkeypatch, columns)
-    for name, value in ("BAND_BYTES", band[0]), ("BAND_COLUMNS", band[1]), ("SHARED_BYTES", 0):
-        monkeypatch.setattr(columns, name, value)
-    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
-    x_shape, w_shape, options = CASES[case]
-    runs = []
-    for _ in range(2):
-        y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), **options)
-        runs.append([y, *ops.conv2d_backward(draw(*y.shape, seed=9), cache)])
-    for first, second, wanted in zip(*runs, expected[case], strict=True):
-        np.testing.assert_allclose(first, wanted, rtol=1e-12, atol=1e-12)
-        np.testing.assert_array_equal(first, second)
-
-
-@pytest.mark.parametrize("block", [1, 7 * 12 * 8 * 2])
-def test_weights_in_blocks_change_nothing(monkeypatch, expected, block):
-    """Blocks of one or two input channels, as of weights that take much memory."""
-    force(monkeypatch, columns)
-    monkeypatch.setattr(columns, "BAND_BYTES", 1)
-    monkeypatch.setattr(columns, "BLOCK_BYTES", block)
-    x_shape, w_shape, options = CASES["one output"]
-    y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), **options)
-    found = y, *ops.conv2d_backward(draw(*y.shape, seed=9), cache)
-    for a, b in zip(found, expected["one output"], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@ON_CPU
-def test_a_wrong_number_of_threads_is_refused(monkeypatch):
-    force(monkeypatch, columns)
-    monkeypatch.setenv("TINYFCN_THREADS", "none")
-    with pytest.raises(InputError, match="TINYFCN_THREADS must be a number of threads from 1 up, got 'none'"):
-        call()
-
-
-def test_no_bias_gives_no_bias_gradient():
-    x, weight = draw(1, 2, 5, 5), draw(3, 2, 3, 3)
-    y, cache = ops.conv2d_forward(x, weight)
-    np.testing.assert_allclose(y, reference.conv2d(x, weight), **EXACT)
-    assert ops.conv2d_backward(y, cache)[2] is None
-
-
-def poison(monkeypatch):
-    """Fill memory that is taken without being set with NaN: whatever reads it shows."""
-    monkeypatch.setattr(np, "empty", lambda shape, dtype=float, order="C": np.full(shape, np.nan, dtype, order))
-
-
-@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
-@pytest.mark.parametrize("band", [1, 1 << 22, None])
-@pytest.mark.parametrize("case", CASES)
-def test_memory_is_set_before_it_is_read(monkeypatch, case, band, relu):
-    force(monkeypatch, columns if band else conv)
-    monkeypatch.setattr(columns, "BAND_BYTES", band)
-    poison(monkeypatch)
-    x_shape, w_shape, options = CASES[case]
-    y, cache = ops.conv2d_forward(draw(*x_shape), draw(*w_shape), draw(w_shape[0]), relu=relu, **options)
-    assert all(np.isfinite(a).all() for a in (y, *ops.conv2d_backward(draw(*y.shape), cache)))
-
-
-@pytest.mark.parametrize("way", [conv, columns, winograd, taps], ids=lambda way: way.__name__)
-@pytest.mark.parametrize("band_bytes", [1 << 22, 1])
-def test_batch_of_none_gives_zero_gradients(monkeypatch, band_bytes, way):
-    force(monkeypatch, way)
-    monkeypatch.setattr(columns, "BAND_BYTES", band_bytes)  # weights of more bytes are shared out in another way
-    poison(monkeypatch)
-    y, cache = ops.conv2d_forward(draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3), padding=1)
-    dx, dweight, dbias = ops.conv2d_backward(y, cache)
-    assert y.shape == (0, 3, 5, 5) and dx.shape == (0, 2, 5, 5)
-    assert dweight.shape == (3, 2, 3, 3) and not dweight.any() and dbias.shape == (3,) and not dbias.any()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dtype_is_kept(dtype):
-    x, weight, bias = (draw(*s, dtype=dtype) for s in [(2, 3, 6, 5), (4, 3, 3, 3), (4,)])
-    y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
-    assert {a.dtype for a in (y, *ops.conv2d_backward(y, cache))} == {np.dtype(dtype)}
-    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, padding=1), rtol=1e-4, atol=1e-5)
-
-
-def frozen(array):
-    array.flags.writeable = False
-    return array
-
-
-def test_read_only_arrays_of_any_layout_are_taken_and_left_unchanged():
-    whole = [draw(6, 7, 3, 2), draw(8, 3, 3, 3), draw(8), draw(7, 6, 4, 2, seed=1)]
-    kept = [a.copy() for a in whole]
-    x = frozen(whole[0]).T[:, :, ::-1]  # (2, 3, 7, 6): transposed and turned round
-    weight, bias = frozen(whole[1])[::2, :, ::-1, ::-1], frozen(whole[2])[::-2]
-    dy = frozen(whole[3]).transpose(3, 2, 0, 1)
-    y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
-    same, same_cache = ops.conv2d_forward(x.copy(), weight.copy(), bias.copy(), padding=1)
-    np.testing.assert_array_equal(y, same)
-    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, padding=1), **EXACT)
-    for a, b in zip(ops.conv2d_backward(dy, cache), ops.conv2d_backward(dy.copy(), same_cache), strict=True):
-        np.testing.assert_allclose(a, b, **EXACT)
-    for a, b in zip(whole, kept, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 2, "padding": (1, 0), "dilation": (1, 2)}], ids=str)
-def test_gradient_check(options):
-    x = np.asfortranarray(draw(2, 3, 7, 5))
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), draw(2), **options)
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, x, draw(2, 3, 3, 3), None, **options)
-
-
-def extra_memory(function, *arguments, **options):
-    """The result, and the most bytes that were in use beside the arguments."""
-    tracemalloc.start()
-    result = function(*arguments, **options)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return result, peak
-
-
-@ON_CPU
-@pytest.mark.parametrize("way", [columns, winograd], ids=lambda way: way.__name__)
-def test_memory_of_a_large_convolution_stays_bounded(monkeypatch, way):
-    # its column matrix would take 1.1 GB
-    force(monkeypatch, way)
-    monkeypatch.setenv("TINYFCN_THREADS", "2")  # each holds a band
-    x, weight = draw(1, 64, 698, 698, dtype=np.float32), draw(64, 64, 3, 3, dtype=np.float32)
-    (y, cache), forward = extra_memory(ops.conv2d_forward, x, weight, padding=1)
-    (dx, dweight, _), backward = extra_memory(ops.conv2d_backward, y, cache)
-    assert forward - y.nbytes < 100e6
-    assert backward - dx.nbytes - dweight.nbytes < 100e6
-
-
-def call(x=None, weight=None, bias=None, **options):
-    x = draw(1, 3, 5, 5) if x is None else x
-    return ops.conv2d_forward(x, draw(2, 3, 3, 3) if weight is None else weight, bias, **options)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"x": [[1.0]]}, TypeError, r"conv2d: x and weight: expected a NumPy or CuPy array, got list"),
-        ({"x": draw(1, 3, 5, 5).astype(int)}, TypeError, r"all float32 or all float64, but x is int64, weight is float64"),
-        ({"x": draw(1, 3, 5, 5).astype(np.float16)}, TypeError, r"x is float16"),
-        ({"x": draw(1, 3, 5, 5, dtype=np.float32)}, TypeError, r"x is float32, weight is float64"),
-        ({"bias": draw(2, dtype=np.float32)}, TypeError, r"bias is float32"),
-        ({"x": draw(3, 5, 5)}, ValueError, r"x must have axes \(N, C_in, H, W\), got shape \(3, 5, 5\)"),
-        ({"weight": draw(3, 3)}, ValueError, r"weight must have axes \(C_out, C_in, k_h, k_w\), got shape \(3, 3\)"),
-        ({"weight": draw(2, 4, 3, 3)}, ValueError, r"conv2d: x has 3 channels, weight expects 4"),
-        ({"groups": 2, "weight": draw(2, 2, 3, 3)}, ValueError, r"conv2d: x has 3 channels, weight expects 2 groups of 2"),
-        ({"groups": 3}, ValueError, r"conv2d: groups must divide the 2 filters of weight, got 3"),
-        ({"groups": 0}, ValueError, r"conv2d: groups must be at least 1, got 0"),
-        ({"groups": 1.0}, TypeError, r"conv2d: groups must be an int, got 1.0"),
-        ({"weight": draw(0, 3, 3, 3)}, ValueError, r"no empty axis, got shape \(0, 3, 3, 3\)"),
-        ({"weight": draw(2, 3, 0, 3)}, ValueError, r"no empty axis, got shape \(2, 3, 0, 3\)"),
-        ({"bias": draw(3)}, ValueError, r"bias must have shape \(2,\), got \(3,\)"),
-        (
-            {"weight": draw(2, 3, 6, 3)},
-            ValueError,
-            r"kernel \(6, 3\) .* does not fit into x of \(5, 5\) padded by \(0, 0\)",
-        ),
-        ({"dilation": 3}, ValueError, r"dilation \(3, 3\) does not fit"),
-        ({"stride": 0}, ValueError, r"stride must be an int or a pair of ints of at least 1, got 0"),
-        ({"stride": (1, 2, 3)}, ValueError, r"stride .* got \(1, 2, 3\)"),
-        ({"padding": (1, -1)}, ValueError, r"padding .* at least 0, got \(1, -1\)"),
-        ({"padding": 1.0}, TypeError, r"padding must be an int or a pair of ints, got 1.0"),
-        ({"padding": "same"}, TypeError, r"padding must be an int or a pair of ints, got 'same'"),
-        ({"dilation": 0}, ValueError, r"dilation .* at least 1, got 0"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, error, message):
-    with pytest.raises(error, match=message):
-        call(**arguments)
-
-
-def test_a_gradient_of_another_shape_or_dtype_is_refused():
-    y, cache = call()
-    with pytest.raises(ValueError, match=r"conv2d_backward: dy must have shape \(1, 2, 3, 3\), got \(1, 2, 3, 4\)"):
-        ops.conv2d_backward(draw(1, 2, 3, 4), cache)
-    with pytest.raises(TypeError, match="dy is float32"):
-        ops.conv2d_backward(y.astype(np.float32), cache)
+from convolutions import EXACT, draw
+
+from tinyfcn.backend import empty_hwnc
+from tinyfcn.ops import conv
+from tinyfcn.ops.conv import Geometry
+
+GEOMETRIES = [
+    Geometry((3, 3), (1, 1), (1, 1), (1, 1)),
+    Geometry((1, 1), (1, 1), (0, 0), (1, 1)),
+    Geometry((2, 3), (2, 1), (1, 2), (1, 2)),
+    Geometry((2, 2), (1, 3), (4, 0), (3, 1)),  # windows of nothing but padding
+]
+
+
+def places(geometry, rows, width):
+    """(row, column) that each output of these rows meets with each tap, in the order of im2col: outputs, then taps."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = geometry
+    for r in range(rows.start, rows.stop):
+        for c in range(width):
+            yield [(r * sh + i * dh - ph, c * sw + j * dw - pw) for i in range(kh) for j in range(kw)]
+
+
+def inside(x, row, column):
+    return 0 <= row < x.shape[2] and 0 <= column < x.shape[3]
+
+
+@pytest.mark.parametrize("some", [slice(0, None), slice(1, 3)], ids=["all rows", "some rows"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_a_column_holds_what_an_output_sees_and_col2im_adds_it_back(geometry, some):
+    x = draw(2, 3, 7, 6)
+    height, width = geometry.output_size(x.shape[2:])
+    rows = slice(*some.indices(height)[:2])
+    columns = conv.im2col(x, geometry, rows, width)  # (C k_h k_w, rows W_out N)
+    every = list(places(geometry, rows, width))
+    expected = [[[x[:, k, r, c] if inside(x, r, c) else np.zeros(2) for r, c in seen] for k in range(3)] for seen in every]
+    np.testing.assert_array_equal(
+        columns, np.array(expected).reshape(len(every), -1, 2).transpose(1, 0, 2).reshape(len(columns), -1)
+    )
+
+    dx, wanted = draw(*x.shape, seed=1), draw(*x.shape, seed=1)
+    conv.col2im(columns, dx, geometry, rows, width)
+    for seen in every:
+        for r, c in seen:
+            if inside(x, r, c):
+                wanted[:, :, r, c] += x[:, :, r, c]
+    np.testing.assert_allclose(dx, wanted, **EXACT)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_the_three_products_equal_the_loops(geometry):
+    x, weight, bias = draw(2, 3, 7, 6), draw(4, 3, *geometry.kernel), draw(4)
+    options = geometry._asdict()
+    del options["kernel"]
+    y = empty_hwnc(np, (2, 4, *geometry.output_size(x.shape[2:])), x.dtype)
+    conv.forward(x, weight, geometry, y, bias)
+    np.testing.assert_allclose(y, reference.conv2d(x, weight, bias, **options), **EXACT)
+    dy, found = draw(*y.shape, seed=9), empty_hwnc(np, x.shape, x.dtype)
+    dx, dweight, dbias = reference.conv2d_backward(dy, x, weight, **options)
+    conv.input_gradient(dy, weight, geometry, found)
+    np.testing.assert_allclose(found, dx, **EXACT)
+    for one, wanted in zip(conv.weight_gradient(dy, x, geometry, weight.shape), (dweight, dbias), strict=True):
+        np.testing.assert_allclose(one, wanted, **EXACT)

@@ -1,3 +1,5 @@
+"""tinyfcn.models.classifier: VGG16, AlexNet and CaffeNet, at one place and at many."""
+
 from itertools import pairwise
 
 import numpy as np
