@@ -640,8 +640,7 @@ assert np.isclose((gathered * C).sum(), (x * scattered).sum(), rtol=1e-12)
 
 # %% [markdown]
 # One for the price of the other: a pair of adjoint maps, whose test is a single line. The whole backward pass is then this
-# (`gated` sees dy as a matrix, and, where a ReLU was applied together with the convolution, counts it as zero wherever y was cut
-# off: [Pooling and receptive fields](03_pooling.ipynb)):
+# (`as_matrix` sees dy as a matrix, with a row for each pixel of each image):
 
 # %%
 show_source(conv.input_gradient, conv.weight_gradient)

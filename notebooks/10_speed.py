@@ -318,7 +318,7 @@ for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel._pr
 # one meanwhile, so that they do not compete.
 
 # %%
-show_source(parallel.map_shares, parallel.map_queue)
+show_source(parallel.map_shares, parallel.map_queue, parallel.run_shares)
 
 
 # %% [markdown]
