@@ -5,10 +5,9 @@ Every dataset here is a sequence of pairs `image, label = dataset[i]`: the image
 """
 
 from tinyfcn.data.batch import crop, mirror, normalise, resize, stack, training_batch, zoomed
-from tinyfcn.data.pictures import palette, read_image, read_label, write_label
-from tinyfcn.data.shapes import Shapes
-from tinyfcn.data.voc import IGNORE, VOC_CLASSES, Dataset, VOCSegmentation, write_voc
-from tinyfcn.description import PREPROCESSING, Preprocessing
+from tinyfcn.data.labels import read_label
+from tinyfcn.data.names import IGNORE, VOC_CLASSES
+from tinyfcn.data.pictures import palette, read_image, write_label
 
 __all__ = [
     "IGNORE",

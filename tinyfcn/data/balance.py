@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfcn.data.voc import IGNORE, Dataset
+from tinyfcn.data.names import IGNORE
+from tinyfcn.data.voc import Dataset
 from tinyfcn.errors import InputError
 from tinyfcn.files import read_text
 

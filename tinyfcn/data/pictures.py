@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from tinyfcn.errors import InputError
 from tinyfcn.files import MAX_PIXELS, check_regular
 from tinyfcn.parallel import PIECE, split_evenly
 
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of several pictures in a file, the first: also where JPEG is MPO
-LABELS = ("PNG",)  # which keeps indices as they are
 
 # Whatever Pillow raises on bytes that are not the picture they claim to be.
 _UNREADABLE = (
@@ -73,31 +72,21 @@ def read_image(path: PathLike) -> np.ndarray:
         return pixels
 
 
+def image_size(path: PathLike) -> tuple[int, int]:
+    """(height, width) of what `read_image` would return; a JPEG's pixels are not read."""
+    with _opened(path, "image", PHOTOGRAPHS) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def check_image(path: PathLike) -> None:
     """Raise what `read_image` would, as far as a picture's first bytes show it."""
     with _opened(path, "image", PHOTOGRAPHS):
         pass
 
 
-def read_label(path: PathLike) -> np.ndarray:
-    """The class indices in a palette or 8-bit grey PNG, (H, W) uint8: the indices themselves, not their colours.
-
-    Raises `InputError` where the file is missing, broken, too large, no PNG or holds colours.
-    """
-    with _opened(path, "label", LABELS) as image:
-        # Pillow scales grey of 2 or 4 bits to 0..255, which makes other classes of its indices.
-        raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
-        mode = next((raw_mode for raw_mode in raw_modes if raw_mode in ("L;2", "L;4")), image.mode)
-        if mode not in ("P", "L"):
-            raise InputError(
-                f"{path} is a label of mode {mode}, but a label must be a palette or 8-bit grey PNG whose"
-                " pixels are class indices; write it with tinyfcn.data.write_label"
-            )
-        return np.array(image)
-
-
 def write_label(path: PathLike, label: np.ndarray) -> None:
-    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `read_label` gives them back.
+    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `labels.read_label` gives them back.
 
     Raises `ValueError` for an array of another kind.
     """
