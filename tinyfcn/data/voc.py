@@ -76,7 +76,7 @@ class VOCSegmentation:
         val_share: float | None = None,
         seed: int = 0,
     ) -> None:
-        self.root = Path(root)
+        self.root, self.split = Path(root), split
         if not self.root.is_dir():
             raise InputError(f"no such folder: {root}; give the folder that holds {IMAGES} and {LABELS}")
         files = Files(self.root, images, labels, label_suffix)
@@ -132,9 +132,7 @@ class VOCSegmentation:
                 raise InputError(f"--mask is for two classes, 0 and 255; {names.path} names {len(self.classes)}")
             self._meaning[255] = 1
         elif names.path is None:
-            self.notes.append(
-                f"no class names found in {self.root}: VOC's {len(VOC_CLASSES)} are taken; name yours in classes.txt"
-            )
+            self.notes.append(f"no class names found in {self.root}: VOC's {len(VOC_CLASSES)}; name your own in classes.txt")
 
     @property
     def num_classes(self) -> int:
