@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyfcn.backend import thread_count
+from tinyfcn.data.labels import Label
 from tinyfcn.data.lists import Item
 from tinyfcn.data.names import IGNORE
 from tinyfcn.data.voc import Dataset, VOCSegmentation
@@ -41,7 +42,7 @@ def count_labels(*datasets: Dataset, bar: bool = False) -> list[np.ndarray]:
     """
     folders = [dataset for dataset in datasets if isinstance(dataset, VOCSegmentation)]
     known = [_records(dataset, bar) for dataset in folders]
-    _check_palettes([(item, record) for dataset, found in zip(folders, known, strict=True) for item, record in found])
+    check_palettes([(item.label, record[2]) for found in known for item, record in found])
     tables = {id(dataset): _table(dataset, found) for dataset, found in zip(folders, known, strict=True)}
     if folders:
         _check_values(folders, [tables[id(dataset)] for dataset in folders])
@@ -110,15 +111,16 @@ def _table(dataset: VOCSegmentation, found: Iterable[tuple[Item, Record]]) -> np
 # Checks over all labels
 
 
-def _check_palettes(found: Sequence[tuple[Item, Record]]) -> None:
-    seen: dict[str, tuple[list[int], Item]] = {}
-    for item, (_, _, colours) in found:
+def check_palettes(found: Sequence[tuple[Path, dict[str, list[int]]]]) -> None:
+    """Raise InputError where two labels have other colours for the same index; 255 aside."""
+    seen: dict[str, tuple[list[int], Path]] = {}
+    for path, colours in found:
         for value, colour in colours.items():
-            before, first = seen.setdefault(value, (colour, item))
+            before, first = seen.setdefault(value, (colour, path))
             if colour != before and value != str(IGNORE):
                 raise InputError(
-                    f"{item.label} has a palette of its own: index {value} is the colour {','.join(map(str, colour))}, but"
-                    f" {','.join(map(str, before))} in {first.label}, so that the same index means two classes; export the labels"
+                    f"{path} has a palette of its own: index {value} is the colour {','.join(map(str, colour))}, but"
+                    f" {','.join(map(str, before))} in {first}, so that the same index means two classes; export the labels"
                     " in colours with a labelmap.txt, or as indices with one palette for all"
                 )
 
@@ -150,10 +152,8 @@ def _records(dataset: VOCSegmentation, bar: bool) -> list[tuple[Item, Record]]:
     new = [k for k, item in enumerate(dataset.items) if known.get(str(item.label), [None])[0] != stamps[str(item.label)]]
 
     def read(k: int) -> tuple[str, Record]:
-        name, label = str(dataset.items[k].label), dataset.label(k)
-        counts = np.bincount(label.indices.ravel(), minlength=256)
-        values = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
-        return name, (stamps[name], values, {str(value): list(colour) for value, colour in label.colours.items()})
+        name = str(dataset.items[k].label)
+        return name, (stamps[name], *record_of(dataset.label(k)))
 
     try:
         with ThreadPoolExecutor(thread_count()) as pool:
@@ -165,6 +165,13 @@ def _records(dataset: VOCSegmentation, bar: bool) -> list[tuple[Item, Record]]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, json.dumps(known))
     return [(item, known[str(item.label)]) for item in dataset.items]
+
+
+def record_of(label: Label) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """The pixels of each value, and the colour that the palette has for it, as JSON keeps them."""
+    counts = np.bincount(label.indices.ravel(), minlength=256)
+    values = {str(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return values, {str(value): list(colour) for value, colour in label.colours.items()}
 
 
 def _stamp(item: Item) -> list[int]:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from unicodedata import normalize
 
 import numpy as np
@@ -22,6 +22,9 @@ from tinyfcn.errors import InputError
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")  # the last two are found, and refused as lossy
+
+
+T = TypeVar("T")
 
 
 class Item(NamedTuple):
@@ -144,7 +147,7 @@ def read_list(files: Files, path: Path) -> list[Item]:
     return [files.item(line, str(path)) for line in lines]
 
 
-def split_items(items: Sequence[Item], val_share: float, seed: int) -> tuple[list[Item], list[Item]]:
+def split_items(items: Sequence[T], val_share: float, seed: int) -> tuple[list[T], list[T]]:
     """A seeded choice of `val_share` of the items to evaluate on, at least one, and the others to train on, both in order."""
     if not 0 < val_share < 1 or len(items) < 2:
         raise InputError(
