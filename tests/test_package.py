@@ -67,7 +67,7 @@ def test_what_is_no_command_is_named(call):
     assert (
         status == 2
         and not out
-        and err == "error: 'trian' is none of the commands train, evaluate, predict, convert, download, bench (see --help)\n"
+        and err == "error: 'trian' is none of the commands train, evaluate, predict, convert, data, download, bench (see --help)\n"
     )
 
 
