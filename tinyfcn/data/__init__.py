@@ -8,6 +8,9 @@ from tinyfcn.data.batch import crop, mirror, normalise, resize, stack, training_
 from tinyfcn.data.labels import read_label
 from tinyfcn.data.names import IGNORE, VOC_CLASSES
 from tinyfcn.data.pictures import palette, read_image, write_label
+from tinyfcn.data.shapes import Shapes
+from tinyfcn.data.voc import Dataset, VOCSegmentation, write_voc
+from tinyfcn.description import PREPROCESSING, Preprocessing
 
 __all__ = [
     "IGNORE",

@@ -19,6 +19,8 @@ from tinyfcn.data.pictures import image_size
 from tinyfcn.data.voc import VOCSegmentation
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free
+from tinyfcn.run import SEED
+from tinyfcn.values import SUBSET
 
 DESCRIPTION = """\
   python -m tinyfcn.data import SOURCE OUT     from labelme's or COCO's JSON, CVAT's "Segmentation mask", Roboflow's masks,
@@ -47,27 +49,16 @@ def parser() -> command.Parser:
     show.add_argument(
         "--split", metavar="LIST", help="list to show: a name, or a text file of ids (default train)", default="train"
     )
-    show.add_argument("--number", type=command.positive(int), default=24, metavar="N", help="of images (default 24)")
+    show.add_argument("--number", type=command.option(SUBSET), default=24, metavar="N", help="of images (default 24)")
     show.add_argument("--out", type=Path, default=Path("labels.png"), metavar="PNG", help="(default labels.png)")
     command.add_overwrite(show)
     return parse
 
 
 def _add_data_options(parse: argparse.ArgumentParser) -> None:
-    whole = command.positive(int, zero=True)
-    parse.add_argument("--images", metavar="DIR", help="folder of the images (default JPEGImages, or what it is called)")
-    parse.add_argument("--labels", metavar="DIR", help="folder of the labels (default SegmentationClass, or what it is called)")
-    parse.add_argument("--label-suffix", metavar="TEXT", help="what a label's name has after its image's, such as _mask")
-    parse.add_argument("--ignore", type=whole, metavar="VALUE", help="another label value that counts for nothing, beside 255")
-    parse.add_argument("--mask", action="store_true", help="labels are masks of 0 and 255: 255 is class 1")
-    parse.add_argument(
-        "--val-share",
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="of the images to hold out where no list says which (default 0.2)",
-    )
-    parse.add_argument("--seed", type=whole, default=0, help="of that choice (default 0)")
+    command.add_reading(parse)
+    command.add_val_share(parse, 0.2)
+    parse.add_argument("--seed", type=command.option(SEED), default=0, help="of that choice (default 0)")
 
 
 def main() -> None:
@@ -85,7 +76,7 @@ def main() -> None:
         command.say(f"\nlook at them: python -m tinyfcn.data show {options.out}")
         command.say(f"train on them: python -m tinyfcn.train --data {options.out}")
         return
-    reading |= {"label_suffix": options.label_suffix or "", "val_share": options.val_share, "seed": options.seed}
+    reading |= {"val_share": options.val_share, "seed": options.seed}
     if options.what == "check":
         check(open_sets(options.root, **reading))
         return

@@ -49,34 +49,45 @@ def count_labels(*datasets: Dataset, bar: bool = False) -> list[np.ndarray]:
     return [tables[id(dataset)] if id(dataset) in tables else _counted(dataset) for dataset in datasets]
 
 
-def check_labels(train: Dataset, val: Dataset | None = None, bar: bool = False) -> list[str]:
-    """What a user should know of a set's labels before training, a line each; `val` is what it is evaluated on.
+def check_labels(train: Dataset | None, val: Dataset | None = None, bar: bool = False) -> list[str]:
+    """What a user should know of labels before training on `train`, and evaluating on `val`, a line each.
 
     Raises InputError where there is nothing to learn or to score: no class or only one is labelled; and as `count_labels`.
     """
-    counts = count_labels(*([train] if val is None else [train, val]), bar=bar)
-    lines = [note for dataset in (train, val) for note in getattr(dataset, "notes", ())]
-    pixels = counts[0][:, : train.num_classes].sum(axis=0)
+    sets = [dataset for dataset in (train, val) if dataset is not None]
+    lines = [note for dataset in sets for note in getattr(dataset, "notes", ())]
+    for dataset, counts in zip(sets, count_labels(*sets, bar=bar), strict=True):
+        lines += _about_training(dataset, counts) if dataset is train else _about_scores(dataset, counts)
+    return list(dict.fromkeys(lines))
+
+
+def _about_training(dataset: Dataset, counts: np.ndarray) -> list[str]:
+    pixels = counts[:, : dataset.num_classes].sum(axis=0)
     present = np.flatnonzero(pixels)
-    where = _name(train)
     if len(present) < 2:
-        only = f"only the class {train.classes[present[0]]} is labelled" if len(present) else "no pixel is labelled"
-        raise InputError(f"{only} in the {len(train)} images of {where}: {_remedy(train, counts[0])}")
-    missing = [name for name, number in zip(train.classes, pixels, strict=True) if not number]
+        only = f"only the class {dataset.classes[present[0]]} is labelled" if len(present) else "no pixel is labelled"
+        raise InputError(f"{only} in the {len(dataset)} images of {_name(dataset)}: {_remedy(dataset, counts)}")
+    lines = []
+    missing = [name for name, number in zip(dataset.classes, pixels, strict=True) if not number]
     if missing:
         lines.append(f"warning: no pixel to train on for {', '.join(missing)}")
     if not pixels[0] and pixels[-1]:
         lines.append(
-            f"warning: the label value 0 ({train.classes[0]}) never occurs, and {len(pixels) - 1} does: labels that count from 1"
-            " need a name for 0 before the others"
+            f"warning: the label value 0 ({dataset.classes[0]}) never occurs, and {len(pixels) - 1} does: labels that count"
+            " from 1 need a name for 0 before the others"
         )
-    if val is not None:
-        held_out = np.flatnonzero(counts[1][:, : val.num_classes].sum(axis=0))
-        if not len(held_out):
-            raise InputError(f"no pixel is labelled in the {len(val)} images of {_name(val)}: there is nothing to score")
-        if len(held_out) == 1:
-            lines.append(f"warning: only {val.classes[held_out[0]]} occurs in {_name(val)}: scores will tell little")
-    return list(dict.fromkeys(lines))
+    return lines
+
+
+def _about_scores(dataset: Dataset, counts: np.ndarray) -> list[str]:
+    present = np.flatnonzero(counts[:, : dataset.num_classes].sum(axis=0))
+    if not len(present):
+        raise InputError(
+            f"no pixel is labelled in the {len(dataset)} images of {_name(dataset)}, so that there is nothing to score:"
+            f" {_remedy(dataset, counts)}"
+        )
+    only = f"warning: only {dataset.classes[present[0]]} occurs in {_name(dataset)}: scores will tell little"
+    return [only] if len(present) == 1 else []
 
 
 def _name(dataset: Dataset) -> str:

@@ -70,7 +70,7 @@ class VOCSegmentation:
         *,
         images: str | None = None,
         labels: str | None = None,
-        label_suffix: str = "",
+        label_suffix: str | None = None,
         ignore: int | None = None,
         mask: bool = False,
         val_share: float | None = None,
@@ -79,7 +79,7 @@ class VOCSegmentation:
         self.root, self.split = Path(root), split
         if not self.root.is_dir():
             raise InputError(f"no such folder: {root}; give the folder that holds {IMAGES} and {LABELS}")
-        files = Files(self.root, images, labels, label_suffix)
+        files = Files(self.root, images, labels, label_suffix or "")
         self.notes: list[str] = []
         path, items = self._items(files, split, val_share, seed)
         self.items = tuple(items if subset is None else _choose_subset(items, subset, subset_seed, path))
