@@ -76,7 +76,7 @@ NOWHERE = [HUGE, -HUGE, -2, math.nan, math.inf, -math.inf, [], [[]], {"": ""}, [
 # What a field of another kind may hold, and one of this kind may not: true is no 1, and "1" is none.
 OTHERS = {bool: [0, 1, "true", None], int: [True, False, 1.0, "1", None], float: [True, False, "1", None], str: [1, True, None]}
 ALLOWED = {"evaluated": ({"": ""},), "trained": ([], ["x"])} | dict.fromkeys(
-    ("init", "from_run", "command", "machine"), ("nope",)
+    ("init", "from_run", "command", "machine", "images", "labels", "label_suffix"), ("nope",)
 )
 
 

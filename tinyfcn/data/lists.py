@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
@@ -49,7 +51,7 @@ class Tree:
         for part in folders:
             folder = folder and self._list(folder).get(_key(part))
         candidates = (self._list(folder).get(_key(last + suffix)) for suffix in suffixes) if folder else ()
-        return next((path for path in candidates if path and path.is_file()), None)
+        return next((path for path in candidates if path and isfile(path)), None)
 
     def find_end(self, path: str) -> Path | None:
         """The file at the longest end of a path that is there."""
@@ -147,6 +149,30 @@ def read_list(files: Files, path: Path) -> list[Item]:
     return [files.item(line, str(path)) for line in lines]
 
 
+def read_ids(path: Path) -> tuple[str, ...]:
+    """The ids of a list, one a line. Raises `InputError` where it is empty, names one twice, or has paths."""
+    ids = tuple(lines_of(path))
+    if not ids:
+        raise InputError(f"{path} is empty; give a list with at least one id, one a line")
+    check_ids(ids, str(path))
+    return ids
+
+
+def check_ids(ids: Sequence[str], source: str) -> None:
+    """Raise `InputError` where an id is a path, or there twice."""
+    for id_ in ids:
+        if id_ in (".", "..") or "/" in id_ or "\\" in id_:
+            raise InputError(f"{source} has {id_!r}, which is a path; give bare ids, one a line, e.g. 2007_000032")
+    check_unique(ids, source)
+
+
+def check_unique(ids: Sequence[str], source: str) -> None:
+    """Raise `InputError` where an id is there twice."""
+    id_, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{source} has the id {id_} {count} times; list each id once")
+
+
 def split_items(items: Sequence[T], val_share: float, seed: int) -> tuple[list[T], list[T]]:
     """A seeded choice of `val_share` of the items to evaluate on, at least one, and the others to train on, both in order."""
     if not 0 < val_share < 1 or len(items) < 2:
@@ -161,7 +187,7 @@ def split_items(items: Sequence[T], val_share: float, seed: int) -> tuple[list[T
 
 def _folder(root: Path, name: str, option: str) -> Path:
     for folder in (root / name, Path(name)):
-        if folder.is_dir():
+        if isdir(folder):
             return folder
     raise InputError(f"{option} {name}: no such folder, neither in {root} nor here")
 

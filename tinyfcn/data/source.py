@@ -13,6 +13,9 @@ from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_regular
 
 
+LARGEST = 1 << 30  # bytes of a JSON file: COCO's largest has half as many
+
+
 class Picture(NamedTuple):
     """A labelled picture of a source."""
 
@@ -35,6 +38,8 @@ def read_json(path: Path) -> Any:
     """What a JSON file of a tool says; it may be large, since it may hold pictures."""
     try:
         check_regular(path)
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path} is larger than {LARGEST >> 30} GiB; export fewer images at a time")
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):

@@ -11,8 +11,8 @@ of each of these is read as well: see `lists`, `labels` and `names`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tinyfcn.data.labels import Label, decode_label
-from tinyfcn.data.lists import IMAGE_SUFFIXES, IMAGES, LABELS, LISTS, Files, Item, read_list, split_items
+from tinyfcn.data.lists import IMAGE_SUFFIXES, IMAGES, LABELS, LISTS, Files, Item, check_ids, check_unique, read_list, split_items
 from tinyfcn.data.names import IGNORE, VOC_CLASSES, check_class_names, read_class_names
 from tinyfcn.data.pictures import PathLike, image_size, read_image, write_label
 from tinyfcn.errors import InputError
@@ -84,7 +84,7 @@ class VOCSegmentation:
         path, items = self._items(files, split, val_share, seed)
         self.items = tuple(items if subset is None else _choose_subset(items, subset, subset_seed, path))
         self.ids = tuple(item.id for item in self.items)
-        _check_unique(self.ids, str(path))
+        check_unique(self.ids, str(path))
         self._read_classes(files, ignore, mask)
         _check_files(self.items, files, path)
 
@@ -93,7 +93,7 @@ class VOCSegmentation:
         if val_share is None:
             path = _find_list(files, split)
             items = read_list(files, path)
-            if not all(path.is_file() for item in items for path in (item.image, item.label)):
+            if not all(isfile(path) for item in items for path in (item.image, item.label)):
                 _check_layout(files)  # which paths of both do not need
             return path, items
         lists = _lists(self.root)
@@ -104,11 +104,11 @@ class VOCSegmentation:
             )
         _check_layout(files)
         items = list(files.all())
-        labelled = [item for item in items if item.label.is_file()]
+        labelled = [item for item in items if isfile(item.label)]
         if items and not labelled:
             raise InputError(f"no image in {files.images} has a label: {items[0].image} would have {items[0].label}")
         if len(labelled) < len(items):
-            without = next(item for item in items if not item.label.is_file())
+            without = next(item for item in items if not isfile(item.label))
             self.notes.append(
                 f"{len(items) - len(labelled)} of {len(items)} images have no label, as {without.image.name}: left out"
             )
@@ -245,16 +245,10 @@ def _check_layout(files: Files) -> None:
         )
 
 
-def _check_unique(ids: Sequence[str], source: str) -> None:
-    id_, count = Counter(ids).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{source} has the id {id_} {count} times; list each id once")
-
-
 def _check_files(items: Sequence[Item], files: Files, list_path: Path) -> None:
     nor = f" (nor {' nor '.join(IMAGE_SUFFIXES[1:])})"
     for what, paths, also in (("image", [i.image for i in items], nor), ("label", [i.label for i in items], "")):
-        missing = [path for path in paths if not path.is_file()]
+        missing = [path for path in paths if not isfile(path)]
         if missing:
             raise InputError(
                 f"no {what} {missing[0]}{also}, and so for {len(missing)} of the {len(items)} ids of {list_path};"
@@ -271,10 +265,7 @@ def _check_sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> 
 
 
 def _check_room(dataset: Dataset, root: Path, list_path: Path) -> None:
-    for id_ in dataset.ids:
-        if id_ in (".", "..") or "/" in id_ or "\\" in id_:
-            raise InputError(f"dataset.ids has {id_!r}, which is a path; give bare ids, e.g. 2007_000032")
-    _check_unique(dataset.ids, "dataset.ids")
+    check_ids(dataset.ids, "dataset.ids")
     has_set = any((root / name).exists() for name in (IMAGES, LABELS, "classes.txt"))
     if has_set and read_class_names(root).names != tuple(dataset.classes):
         raise InputError(f"{root} holds a set with other classes; write into another folder")
