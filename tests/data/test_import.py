@@ -232,6 +232,13 @@ def test_coco_files_that_do_not_fit(tmp_path):
     assert [picture.id for picture in read_source(tmp_path / "in").pictures] == ["a"]  # the one inside
     (tmp_path / "in/c.json").write_text('{"images": [{"id": []}], "annotations": 1, "categories": [{"id": 1, "name": "x"}]}')
     assert "must be a list of entries with" in error_of(read_source, tmp_path / "in")
+    text = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": "1", "name": "a", "supercategory": []}, {"id": 1, "name": "b"}],
+    }
+    (tmp_path / "in/c.json").write_text(json.dumps(text))
+    assert read_source(tmp_path / "in").classes == ("background", "b", "a")
     (tmp_path / "in/c.json").write_text("{")
     assert "c.json is no JSON file" in error_of(read_source, tmp_path / "in")
 

@@ -29,8 +29,9 @@ def read(files: list[tuple[Path, Any]], root: Path) -> Source:
         category["id"]: category for path, content in files for category in _list(path, content, "categories", "id", "name")
     }
     used = {a["category_id"] for path, content in files for a in _list(path, content, "annotations", "category_id", "image_id")}
-    headings = {category.get("supercategory") for category in categories.values()}
-    kept = [key for key in sorted(categories) if key in used or categories[key]["name"] not in headings]
+    headings = [category.get("supercategory") for category in categories.values()]
+    order = sorted(categories, key=lambda key: (isinstance(key, str), key))
+    kept = [key for key in order if key in used or categories[key]["name"] not in headings]
     names = {key: plain_name(str(categories[key]["name"])) for key in kept}
     classes = tuple(dict.fromkeys(["background", *names.values()]))
     if len(classes) < len(names) + ("background" not in names.values()):

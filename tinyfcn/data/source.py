@@ -12,7 +12,6 @@ import numpy as np
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_regular
 
-
 LARGEST = 1 << 30  # bytes of a JSON file: COCO's largest has half as many
 
 
