@@ -18,7 +18,7 @@ import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
 from tinyfcn.data.names import Colour
-from tinyfcn.data.pictures import _opened, palette
+from tinyfcn.data.pictures import opened, palette
 from tinyfcn.errors import InputError
 
 KINDS = ("PNG", "TIFF", "BMP", "GIF")
@@ -46,7 +46,7 @@ def read_label(path: PathLike, colours: Mapping[Colour, int] | None = None) -> n
 
 def decode_label(path: PathLike, colours: Mapping[Colour, int] | None = None) -> Label:
     """As `read_label`, with the colours of a palette."""
-    with _opened(path, "label", KINDS + LOSSY) as image:
+    with opened(path, "label", KINDS + LOSSY) as image:
         compression = str(image.info.get("compression"))
         if image.format in (*LOSSY, "MPO") or "jpeg" in compression or "webp" in compression:
             raise InputError(

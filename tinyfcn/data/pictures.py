@@ -64,7 +64,7 @@ def read_image(path: PathLike) -> np.ndarray:
     converted, 16-bit grey keeps its upper byte, and transparent pixels are composited on white. Raises `InputError` where the
     file is missing, broken, too large or of a mode without a fixed range.
     """
-    with _opened(path, "image", PHOTOGRAPHS) as image:
+    with opened(path, "image", PHOTOGRAPHS) as image:
         ImageOps.exif_transpose(image, in_place=True)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for rows in split_evenly(image.height, -(-image.height * image.width // PIECE)):  # so that copies stay small
@@ -74,14 +74,14 @@ def read_image(path: PathLike) -> np.ndarray:
 
 def image_size(path: PathLike) -> tuple[int, int]:
     """(height, width) of what `read_image` would return; a JPEG's pixels are not read."""
-    with _opened(path, "image", PHOTOGRAPHS) as image:
+    with opened(path, "image", PHOTOGRAPHS) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def check_image(path: PathLike) -> None:
     """Raise what `read_image` would, as far as a picture's first bytes show it."""
-    with _opened(path, "image", PHOTOGRAPHS):
+    with opened(path, "image", PHOTOGRAPHS):
         pass
 
 
@@ -99,7 +99,7 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
 
 
 @contextmanager
-def _opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """A picture, of which only the beginning has been read, or `InputError` for whatever is wrong with it."""
     # What it warns of is metadata, or raised in the end. For good: pictures are read on several threads, which share the filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -82,9 +82,9 @@ class VOCSegmentation:
         files = Files(self.root, images, labels, label_suffix or "")
         self.notes: list[str] = []
         path, items = self._items(files, split, val_share, seed)
+        check_unique([item.id for item in items], str(path))
         self.items = tuple(items if subset is None else _choose_subset(items, subset, subset_seed, path))
         self.ids = tuple(item.id for item in self.items)
-        check_unique(self.ids, str(path))
         self._read_classes(files, ignore, mask)
         _check_files(self.items, files, path)
 
