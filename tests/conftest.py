@@ -8,6 +8,12 @@ import devices
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is known of labels is kept where nobody else looks."""
+    os.environ["TINYFCN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(params=devices.PARAMS)
 def device(request):
     """Run a test on each device that is there; see devices.py."""

@@ -697,3 +697,51 @@ def test_real_photographs_train_and_evaluate(name, classes, call, tmp_path):
     photographs = [root / "JPEGImages" / f"{id_}.jpg" for id_ in ids]
     assert call(predict, tmp_path / "run", *photographs, "--out", tmp_path / "out")[0] == 0
     assert Image.open(tmp_path / "out" / f"{ids[0]}.png").size == Image.open(photographs[0]).size
+
+
+# Labels as people have them
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Five images with masks of 0 and 255, in folders of their own, without lists or names."""
+    rng = np.random.default_rng(0)
+    for folder in ("img", "masks"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    for k in range(5):
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"mine/img/{k}.png")
+        Image.fromarray(np.where(pixels[..., 0] > 128, 255, 0).astype(np.uint8)).save(tmp_path / f"mine/masks/{k}_m.png")
+    return tmp_path / "mine"
+
+
+READ = ["--images", "img", "--labels", "masks", "--label-suffix", "_m", "--val-share", "0.4"]
+
+
+def test_a_folder_of_masks_trains_on_and_keeps_the_images_that_it_held_out(masks, call, tmp_path):
+    run = tmp_path / "run"
+    status, out, err = call(train, "--data", masks, *READ, "--mask", *SMALL, "--steps", 2, "--out", run)
+    assert status == 0, err
+    assert "2 classes; 3 images to train on, 2 to evaluate on" in out
+    held_out = (run / "val.txt").read_text().split()
+    assert sorted(held_out + (run / "train.txt").read_text().split()) == list("01234")
+    for k in range(5, 20):  # which would make another choice
+        for path in (f"img/{k}.png", f"masks/{k}_m.png"):
+            (masks / path).write_bytes((masks / path.replace(str(k), "0")).read_bytes())
+    status, out, err = call(evaluate, run)
+    assert status == 0 and "on 2 images" in out, err
+    status, out, err = call(train, "--resume", run, "--steps", 3)
+    assert status == 0 and "changed since" not in out and "3 images to train on, 2 to evaluate on" in out, err
+    status, out, err = call(train, "--from", run, "--steps", 1, "--seed", 5, "--out", tmp_path / "next")
+    assert status == 0 and read_config(tmp_path / "next").val_split == str(run / "val.txt"), err
+
+
+def test_labels_that_mean_nothing_end_a_run_before_it_has_a_folder(masks, call, tmp_path):
+    options = ["--data", masks, *READ, *SMALL, "--steps", 2, "--out", tmp_path / "run"]
+    status, _, err = call(train, *options)
+    assert status == 2 and "255 is ignored; if it is a class, add --mask" in err and not (tmp_path / "run").exists()
+    Image.fromarray(np.full((40, 40), 7, np.uint8)).save(masks / "masks/4_m.png")
+    status, _, err = call(train, *options, "--mask")
+    assert status == 2 and "4_m.png has the label value 7" in err and not (tmp_path / "run").exists()
+    status, _, err = call(train, "--mask", "--out", tmp_path / "run")
+    assert status == 2 and "--mask says how a folder is read; give --data DIR" in err

@@ -16,7 +16,7 @@ from networks import gradient_functions
 from tinyfcn import backend, command, report, train, training
 from tinyfcn.bench import contenders, timing
 from tinyfcn.bench.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
-from tinyfcn.data import PREPROCESSING, normalise
+from tinyfcn.data import PREPROCESSING, loader, normalise
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
@@ -213,7 +213,7 @@ SMALL = ("--subset", 12, "--batch-size", 4, "--evaluations", 1, "--width", 1 / 1
 def few_pictures(monkeypatch):
     """Scores are those of five pictures."""
     monkeypatch.setattr(
-        training, "open_dataset", lambda *a, f=training.open_dataset: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:])
+        loader, "open_dataset", lambda *a, f=loader.open_dataset, **k: f(*a[:2], a[2] if len(a) > 2 else 5, *a[3:], **k)
     )
 
 

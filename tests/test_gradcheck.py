@@ -455,12 +455,113 @@ def test_none_and_other_arguments_are_passed_on():
     check_gradient(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), LABELS)
 
 
-def test_arrays_without_entries_and_gradients_of_zero_pass():
-    check_gradient(ops.relu_forward, ops.relu_backward, np.zeros((0, 3)))
-    check_gradient(ops.conv2d_forward, ops.conv2d_backward, draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3))
-    check_gradient(ops.relu_forward, ops.relu_backward, -abs(draw(4)) - 1)
+@pytest.mark.parametrize(
+    ("passes", "arguments"),
+    [
+        ((ops.relu_forward, ops.relu_backward), (np.zeros((0, 3)),)),
+        ((ops.conv2d_forward, ops.conv2d_backward), (draw(0, 2, 5, 5), draw(3, 2, 3, 3), draw(3))),
+        ((lambda x: (x[:0], x), lambda dy, x: np.zeros_like(x)), (draw(3),)),
+    ],
+)
+def test_nothing_agrees_where_there_is_nothing_to_compare(passes, arguments):
+    with pytest.raises(ValueError, match="nothing to compare"):
+        check_gradient(*passes, *arguments)
+
+
+def test_an_argument_without_entries_is_passed_over():
+    assert check_gradient(lambda x, y: (2 * x, y), lambda dy, y: (2 * dy, y), draw(3), np.zeros(0)).directions == 8
+
+
+def test_a_gradient_that_is_zero_passes_and_is_named():
+    assert "that of x is 0 here" in str(check_gradient(ops.relu_forward, ops.relu_backward, -abs(draw(4)) - 1))
     ignored = np.full((2, 4, 4), 255)
-    check_gradient(ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward, draw(2, 3, 4, 4), ignored)
+    passes = ops.softmax_cross_entropy_forward, ops.softmax_cross_entropy_backward
+    assert check_gradient(*passes, draw(2, 3, 4, 4), ignored).zero == ("scores",)
+    assert check_gradient(*passes, draw(2, 3, 4, 4), LABELS).zero == ()
+
+
+def test_a_gradient_of_zero_is_no_proof_where_rounding_hides_another():
+    with pytest.raises(GradientError, match="rounding errors of the forward pass hide the derivative of x"):
+        check_gradient(lambda x: (x + 1e12, x), lambda dy, x: 0 * dy, draw(5))
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
+def test_zero_and_a_derivative_that_is_not_disagree_either_way(size):
+    with pytest.raises(GradientError, match="backward disagrees"):
+        check_gradient(lambda x: (size * x, None), lambda dy, _: 0 * dy, draw(5))
+    with pytest.raises(GradientError, match="backward disagrees"):
+        check_gradient(lambda x: (0 * x, None), lambda dy, _: size * dy, draw(5))
+
+
+# Normalisations: their gradients are orthogonal to their input, and so vanish for a dy that is x itself.
+
+
+def l2_forward(x):
+    norm = np.sqrt((x**2).sum(axis=1, keepdims=True))
+    return x / norm, (x / norm, norm)
+
+
+def l2_backward(dy, cache):
+    y, norm = cache
+    return (dy - y * (dy * y).sum(axis=1, keepdims=True)) / norm
+
+
+def batch_norm_forward(x, gain, shift):
+    deviation = x.std(axis=0)
+    y = (x - x.mean(axis=0)) / deviation
+    return gain * y + shift, (y, gain, deviation)
+
+
+def batch_norm_backward(dy, cache):
+    y, gain, deviation = cache
+    d = dy * gain
+    return (d - d.mean(axis=0) - y * (d * y).mean(axis=0)) / deviation, (dy * y).sum(axis=0), dy.sum(axis=0)
+
+
+def biased_forward(x, bias):
+    """Batch normalisation takes a bias away again: its gradient is 0 but for rounding."""
+    y, cache = batch_norm_forward(x + bias, 1.0, 0.0)
+    return y, cache
+
+
+def biased_backward(dy, cache):
+    dx = batch_norm_backward(dy, cache)[0]
+    return dx, dx.sum(axis=0)
+
+
+def whole_forward(x):
+    return x / np.sqrt((x**2).sum()), x
+
+
+def whole_backward(dy, x):
+    norm = np.sqrt((x**2).sum())
+    return dy / norm - x * (dy * x).sum() / norm**3
+
+
+NORMALISATIONS = {
+    "L2": (l2_forward, l2_backward, ((6, 5),)),
+    "L2 of all": (whole_forward, whole_backward, ((6, 5),)),
+    "batch normalisation": (batch_norm_forward, batch_norm_backward, ((6, 5), (5,), (5,))),
+    "batch normalisation of a biased input": (biased_forward, biased_backward, ((6, 5), (5,))),
+}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_a_normalisation_is_judged_rightly_whatever_seed_its_input_and_the_check_have(name, seed):
+    forward, backward, shapes = NORMALISATIONS[name]
+    rng = np.random.default_rng(seed)
+    arguments = [rng.normal(size=shape) for shape in shapes]
+    for check_seed in (0, seed):
+        check_gradient(forward, backward, *arguments, seed=check_seed)
+
+        def without_the_projection(dy, cache):
+            _, *others = backward(dy, cache) if len(shapes) > 1 else (backward(dy, cache),)
+            return dy.copy(), *others
+
+        for wrong in (without_the_projection, lambda dy, cache: tuple(0 * a for a in arguments)):
+            with pytest.raises(GradientError, match="backward disagrees"):
+                check_gradient(forward, wrong, *arguments, seed=check_seed)
 
 
 def test_a_gradient_of_zero_where_there_is_one_fails():

@@ -65,9 +65,7 @@ def test_one_name_for_all_commands(call):
 def test_what_is_no_command_is_named(call):
     status, out, err = call("trian", "--steps", "1")
     assert (
-        status == 2
-        and not out
-        and err == "error: 'trian' is none of the commands train, evaluate, predict, convert, download, bench (see --help)\n"
+        status == 2 and not out and err == f"error: 'trian' is none of the commands {', '.join(__main__.COMMANDS)} (see --help)\n"
     )
 
 

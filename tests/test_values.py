@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from networks import describe
 from safetensors.numpy import load_file
 
-from tinyfcn import evaluate, predict, train, values
+from tinyfcn import evaluate, inference, predict, train, values
 from tinyfcn.data import Shapes, VOCSegmentation, write_voc
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
@@ -76,7 +76,7 @@ NOWHERE = [HUGE, -HUGE, -2, math.nan, math.inf, -math.inf, [], [[]], {"": ""}, [
 # What a field of another kind may hold, and one of this kind may not: true is no 1, and "1" is none.
 OTHERS = {bool: [0, 1, "true", None], int: [True, False, 1.0, "1", None], float: [True, False, "1", None], str: [1, True, None]}
 ALLOWED = {"evaluated": ({"": ""},), "trained": ([], ["x"])} | dict.fromkeys(
-    ("init", "from_run", "command", "machine"), ("nope",)
+    ("init", "from_run", "command", "machine", "images", "labels", "label_suffix"), ("nope",)
 )
 
 
@@ -134,7 +134,7 @@ CONFIG = [
     ('{"lr": NaN}', "NaN is no number"),
     ('{"lr": 1, "lr": 2}', "a name is there twice"),
     ('{"lr": ' + "9" * 5000 + "}", "not a JSON file"),
-    (b"\xff\xfe{}", "as UTF-8 text"),
+    (b"\xfe\xfa{}", "as text"),
     ("{}", "has no data, which must be text"),
     ({"lr": None}, "lr must be a number, more than 0 and at most 1e+06, got None"),
     ({"lr": HUGE}, "lr must be"),
@@ -258,7 +258,7 @@ def test_a_log_that_was_edited_is_one_line(tmp_path):
         (f"{head}\n2,0.1,1,3,2,,,\n", "line 2: pixel_accuracy must be a number, at least 0 and at most 1, got 2"),
         (f"{head}\n{'9' * 401},0.1,1,3,,,,\n", "line 2: step must be"),
         (f"{head}\n{'9' * 200_000}\n", "line 2: must have 8 values"),
-        (b"\xff\xfe", "as UTF-8 text"),
+        (b"\xfe\xfa", "as text"),
     ]:
         log.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(InputError) as caught:
@@ -401,4 +401,6 @@ def test_a_set_without_a_labelled_pixel_is_one_line(run, call, tmp_path):
 
     write_voc(Ignored("val", 1), tmp_path / "voc", "val")
     line = told(call(evaluate, run, "--data", tmp_path / "voc"))
-    assert "shapes_val_00000 and all other images to evaluate on have no labelled pixel" in line
+    assert "no pixel is labelled in the 1 images of" in line
+    with pytest.raises(InputError, match="shapes_val_00000 and all other images to evaluate on have no labelled pixel"):
+        inference.evaluate(load_network(run)[0], Ignored("val", 1))

@@ -13,10 +13,11 @@ COMMANDS = {
     "evaluate": "score a trained network on labelled images",
     "predict": "label every pixel of photographs",
     "convert": "turn a file of weights into one of this package, or an FCN into an ONNX model",
+    "data": "bring labels from annotation tools, check them, and show them",
     "download": "get PASCAL VOC 2012 from its publisher",
     "bench": "time this machine, beside PyTorch and ONNX Runtime",
 }
-PACKAGES = ("convert", "bench")
+PACKAGES = ("convert", "data", "bench")
 USAGE = "\n".join(
     [
         "usage: tinyfcn COMMAND ...",

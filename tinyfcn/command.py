@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
 from tinyfcn.files import MAX_PIXELS
-from tinyfcn.values import PIXELS, ZOOM, Kind
+from tinyfcn.values import HELD_OUT, PIXELS, VALUE, ZOOM, Kind
 
 LONGEST = 1000  # characters of a line in the terminal
 
@@ -61,6 +61,25 @@ def say(text: str) -> None:
 def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") -> None:
     parse.add_argument(
         "--device", choices=("auto", "cpu", "gpu"), default=default, help="auto (default): a GPU where one answers, else the CPU"
+    )
+
+
+def add_reading(parse: argparse._ActionsContainer) -> None:
+    """Options for how a folder of labelled pictures is read."""
+    parse.add_argument("--images", metavar="DIR", help="folder of the images, in --data's or anywhere (default JPEGImages)")
+    parse.add_argument("--labels", metavar="DIR", help="folder of the labels, likewise (default SegmentationClass)")
+    parse.add_argument("--label-suffix", metavar="TEXT", help="what a label's name has after its image's, such as _mask")
+    parse.add_argument("--ignore", type=option(VALUE), metavar="VALUE", help="a label value that counts for nothing, beside 255")
+    parse.add_argument("--mask", action="store_true", help="labels are masks of 0 and 255: 255 is class 1")
+
+
+def add_val_share(parse: argparse._ActionsContainer, default: float | str | None = None) -> None:
+    parse.add_argument(
+        "--val-share",
+        type=option(HELD_OUT),
+        default=default,
+        metavar="SHARE",
+        help="hold out this share of the images, by --seed, where there are no lists (say 0.2)",
     )
 
 

@@ -27,7 +27,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from tinyfcn import __version__, command
-from tinyfcn.data.voc import IMAGES, LABELS, LISTS
+from tinyfcn.data.lists import IMAGES, LABELS, LISTS
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import PARTIAL, owned, read_text
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyfcn import command
-from tinyfcn.data.loader import open_dataset
+from tinyfcn.data.counts import check_labels
+from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_free, read_json
 from tinyfcn.inference import evaluate, load_network, plot_predictions
 from tinyfcn.report import Metrics, device_line, report
-from tinyfcn.run import read_config
+from tinyfcn.run import paths, read_config
 from tinyfcn.values import SUBSET
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.png"
@@ -28,6 +29,7 @@ def parser() -> command.Parser:
     parse.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes" (default: the data of the run)')
     parse.add_argument("--split", help="list of images: a name, or a text file of ids (default: the run's --val-split)")
     parse.add_argument("--subset", type=command.option(SUBSET), metavar="N", help="the first N images only")
+    command.add_reading(parse)
     command.add_zoom(parse)
     command.add_max_pixels(parse)
     command.add_device(parse)
@@ -39,16 +41,24 @@ def parser() -> command.Parser:
 def main() -> None:
     options = parser().parse_args()
     subset, subset_seed = options.subset, None
+    reading: dict[str, Any] = {}
     if options.run.is_dir():
         config = read_config(options.run)
         data, split = options.data or config.data, options.split or config.val_split
         if subset is None and (data, split) == (config.data, config.split):  # the images that it was trained on
             subset, subset_seed = config.subset, config.subset_seed
+        if data == config.data or str(Path(data).resolve()) == config.data:
+            reading = reading_of(config)
+            lists = {config.split: paths(options.run).train_list, config.val_split: paths(options.run).val_list}
+            if config.val_share is not None and split in lists:
+                split, reading["val_share"] = str(lists[split]), None
         home = options.run
     elif options.data:
         data, split, home = options.data, options.split or "val", options.run.parent
     else:
         raise InputError(f"{options.run} is no folder, and a file does not know its data: add --data")
+    told = {name: value for name in READING if (value := getattr(options, name, None)) not in (None, False)}
+    reading |= told
     name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
     name += f"-zoom{options.zoom:g}" if options.zoom else ""
     out = options.out or home / f"evaluation-{name}"
@@ -58,11 +68,15 @@ def main() -> None:
         "split": split,
         "subset": options.subset,
         "zoom": options.zoom,
+        **told,
     }
     if not _is_of(out / METRICS, what):
         check_free((out / METRICS, out / PREDICTIONS), options.overwrite)
     net, description = load_network(options.run, options.device)
-    dataset = open_dataset(data, split, subset, subset_seed)
+    dataset = open_dataset(data, split, subset, subset_seed, **reading)
+    if data != "shapes":
+        for line in check_labels(None, dataset, bar=True):
+            command.say(line)
     classes = description.classes
     if dataset.num_classes != net.num_classes or (classes and dataset.classes != tuple(map(one_line, classes))):
         raise InputError(

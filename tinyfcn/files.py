@@ -3,6 +3,7 @@ written are whole or as they were: written beside, forced onto the disk, and put
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import shutil
@@ -44,14 +45,17 @@ def check_regular(path: Path | str) -> None:
 
 
 def read_text(path: Path | str) -> str:
-    """What a text file in UTF-8 says, such as a list or a JSON file; raises InputError where it is missing, or is none."""
+    """What a text file says, such as a list or a JSON file, in UTF-8, or in UTF-16 that begins with its mark.
+
+    Raises InputError where it is missing, or is none.
+    """
     try:
         check_regular(path)
         with open(path, "rb") as file:
             data = file.read((MEBIBYTES << 20) + 1)
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as UTF-8 text ({error}); give a text file") from error
+        raise InputError(f"cannot read {path} as text ({error}); give a text file in UTF-8") from error
     if len(data) > MEBIBYTES << 20:
         raise InputError(f"{path} is larger than {MEBIBYTES} MiB: it is no list, table or configuration")
     return text

@@ -17,6 +17,7 @@ not where it has a kink, since S then measures the jump of the slope. Such a dir
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,10 +25,11 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 
+STREAM = int.from_bytes(b"gradcheck")  # of random numbers: apart from default_rng(seed), which may have made the arguments
+ENTRIES = 500  # the most entries of an argument that a failing check looks at one by one
+
 Forward = Callable[..., tuple[Array, Any]]
 Backward = Callable[[Array, Any], Any]
-
-ENTRIES = 500  # the most entries of an argument that a failing check looks at one by one
 
 
 class GradientError(AssertionError):
@@ -40,10 +42,12 @@ class GradientCheck(NamedTuple):
     directions: int  # directions that agreed
     kinks: int  # directions that were drawn anew because of a kink
     worst: float  # largest error, relative to the size of the derivative
+    zero: tuple[str, ...] = ()  # arguments whose gradient is 0 at this point, as the derivative is
 
     def __str__(self) -> str:
         kinks = f", {self.kinks} drawn anew because of a kink" if self.kinks else ""
-        return f"gradient agrees in {self.directions} directions to {self.worst:.1e} relative{kinks}"
+        zero = f"; that of {', '.join(self.zero)} is 0 here" if self.zero else ""
+        return f"gradient agrees in {self.directions} directions to {self.worst:.1e} relative{kinks}{zero}"
 
 
 def check_gradient(
@@ -71,12 +75,13 @@ def check_gradient(
     `directions` random directions move all arguments together, and one more moves each argument alone.
 
     Raises GradientError, which names the argument and its worst entry with both values, where they disagree; also where
-    a gradient has the wrong shape or is not finite, where a pass changes its arguments or is random, or where every
-    direction meets a kink: then the arguments lie on one.
+    a gradient has the wrong shape or is not finite, where a pass changes its arguments or is random, where every
+    direction meets a kink (then the arguments lie on one), and where rounding hides the derivative. Raises ValueError where there
+    is nothing to compare, since the arguments or the result have no entries.
     """
     if directions < 1:
         raise ValueError(f"check_gradient: directions must be at least 1, got {directions}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAM,)))
     values = [_as_float64(a) if _is_float(a) else a for a in arguments]
     options = {name: _as_float64(a) if _is_float(a) else a for name, a in options.items()}
     slots = [k for k, a in enumerate(values) if _is_float(a)]
@@ -109,24 +114,33 @@ def check_gradient(
         second, second_half = plus - 2 * centre + minus, half_plus - 2 * centre + half_minus
         return error, numeric, "kink" if abs(second - 4 * second_half) > h * limit else "differs"
 
+    def typical_of(trial: list[int]) -> float:
+        """The root mean square of <gradient, v> over all directions v."""
+        return math.sqrt(sum(float((gradients[k] ** 2).sum()) for k in trial) / sum(values[k].size for k in trial))
+
+    slots = [k for k in slots if values[k].size]
+    if not slots or not dy.size:
+        raise ValueError("check_gradient: there is nothing to compare: the arguments or the result have no entries")
     # All arguments together, then each alone, where an argument of larger gradients cannot hide its error.
     trials = [slots] * directions + [[k] for k in slots if len(slots) > 1]
+    usual = typical_of(slots) or 1.0  # dy's, where all gradients are 0
     kinks, worst, shrink = 0, 0.0, 1.0
     for trial in trials:
-        size = max(sum(values[k].size for k in trial), 1)
-        scale = max(1.0, (sum(values[k].size * float(values[k].var()) for k in trial if values[k].size) / size) ** 0.5)
-        typical = (sum(float((gradients[k] ** 2).sum()) for k in trial) / size) ** 0.5  # of <gradient, v> over all v
+        size = sum(values[k].size for k in trial)
+        scale = max(1.0, (sum(values[k].size * float(values[k].var()) for k in trial) / size) ** 0.5)
+        typical = typical_of(trial)
+        visible = 0.1 * typical if typical > 1e-12 * usual else 1e-6 * usual  # a 0, up to rounding, needs proof as well
         verdict = "kink"
         while verdict == "kink":
             h = step * shrink * scale * size**0.5
-            if rounding / h > typical > 0:
+            direction = _unit_direction(rng, {k: values[k] for k in trial})
+            analytic = sum(float((gradients[k] * v).sum()) for k, v in direction.items())
+            error, numeric, verdict = compare(direction, analytic, h, typical)
+            if verdict != "differs" and rounding / h > visible:
                 raise GradientError(
                     "rounding errors of the forward pass hide the derivative "
                     f"of {', '.join(labels[k] for k in trial)}: bring arguments and result nearer to 1"
                 )
-            direction = _unit_direction(rng, {k: values[k] for k in trial})
-            analytic = sum(float((gradients[k] * v).sum()) for k, v in direction.items())
-            error, numeric, verdict = compare(direction, analytic, h, typical)
             if verdict == "kink":
                 kinks += 1
                 if rounding / h < 1e-4 * typical:
@@ -144,7 +158,8 @@ def check_gradient(
                 f"(along a random direction: {analytic:.9g}, {numeric:.9g})"
             )
         worst = max(worst, error / max(typical + abs(numeric), 1e-300))
-    return GradientCheck(len(trials), kinks, worst)
+    zero = tuple(labels[k] for k in slots if not gradients[k].any())
+    return GradientCheck(len(trials), kinks, worst, zero)
 
 
 def _one_pass(
@@ -179,7 +194,7 @@ def _one_pass(
 def _unit_direction(rng: np.random.Generator, like: dict[int, Array]) -> dict[int, Array]:
     """A random direction of length 1 through all these arrays together."""
     direction = {k: array_module(a).asarray(rng.standard_normal(a.shape)) for k, a in like.items()}
-    norm = max(sum(float((v**2).sum()) for v in direction.values()) ** 0.5, 1e-300)
+    norm = sum(float((v**2).sum()) for v in direction.values()) ** 0.5
     return {k: v / norm for k, v in direction.items()}
 
 

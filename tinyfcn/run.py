@@ -14,11 +14,13 @@ from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES
 from tinyfcn.values import (
     FLAG,
+    HELD_OUT,
     HIDDEN,
     SIDE,
     STEPS,
     SUBSET,
     TEXT,
+    VALUE,
     WIDTH,
     ZOOM,
     check,
@@ -47,6 +49,13 @@ class Config:
     val_split: str = field(TEXT, "val")
     subset: int | None = field(optional(SUBSET), None)
     subset_seed: int | None = field(optional(SEED), None)
+    # How data is read, where it is not in VOC's layout: see data.voc.VOCSegmentation
+    images: str | None = field(optional(TEXT), None)
+    labels: str | None = field(optional(TEXT), None)
+    label_suffix: str | None = field(optional(TEXT), None)
+    ignore: int | None = field(optional(VALUE), None)
+    mask: bool = field(FLAG, False)
+    val_share: float | None = field(optional(HELD_OUT), None)  # the lists are then in the run's folder
     model: str = field(one_of(FCNS), "fcn8s")
     width: float = field(WIDTH, 0.125)
     hidden: int | None = field(optional(HIDDEN), None)  # channels of fc6 and fc7; None: 4096 x width
@@ -110,6 +119,8 @@ class Paths(NamedTuple):
 
     config: Path
     class_weights: Path  # where there are some
+    train_list: Path  # this and the next one where --val-share made them
+    val_list: Path
     log: Path
     curves: Path
     predictions: Path
@@ -122,6 +133,8 @@ def paths(run: Path) -> Paths:
     return Paths(
         run / "config.json",
         run / "class_weights.json",
+        run / "train.txt",
+        run / "val.txt",
         run / "log.csv",
         run / "curves.png",
         run / "predictions.png",

@@ -16,7 +16,8 @@ from typing import Any
 from tinyfcn import command, values
 from tinyfcn.convert.identify import identify
 from tinyfcn.data.balance import CLASS_WEIGHTS
-from tinyfcn.data.loader import open_dataset
+from tinyfcn.data.counts import check_labels
+from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.description import LEARN_UPSAMPLING, PADDINGS, PREPROCESSING
 from tinyfcn.errors import InputError
 from tinyfcn.files import OWNER, PARTIAL, owned
@@ -42,7 +43,7 @@ Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, tw
 FULL = 0.5  # width from which on a file's network counts as one that has learned ImageNet
 HIGHEST = 3e-4  # rate of Adam: from 5e-4 on, a net was seen to label all as background after 40 steps
 # What --from with other --data leaves behind.
-OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "zoom", "max_side")
+OF_ONE_DATASET = ("split", "val_split", "subset", "subset_seed", "zoom", "max_side", *READING)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes", the generated set (default)')
     data.add_argument("--split", help=f"list to train on: a name, or a text file of ids (default {default.split})")
     data.add_argument("--val-split", help=f"list to evaluate on, likewise (default {default.val_split})")
+    command.add_val_share(data, argparse.SUPPRESS)
+    command.add_reading(data)
     data.add_argument("--subset", type=of("subset"), metavar="N", help="train on the first N images of the list only")
     data.add_argument("--subset-seed", type=of("subset_seed"), metavar="SEED", help="... on N random ones instead")
     data.add_argument(
@@ -201,6 +204,9 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
         base = _of_stage(asdict(read_config(before)), given) | {"init": None, "preprocessing": None}
         if given.get("data", base["data"]) != base["data"]:
             base = {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
+        elif base["val_share"] is not None and "val_share" not in given:  # so that what was held out stays so
+            lists = {"split": paths(before).train_list, "val_split": paths(before).val_list}
+            base |= {name: str(path.resolve()) for name, path in lists.items()} | {"val_share": None}
         start = start or paths(before).best
     source = identify(start) if start else None
     out = given.pop("out", None)
@@ -209,6 +215,7 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
     if not _is_free(folder):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
     run = Run(config, folder)
+    _look_at_labels(run)
     told = run.start(source)
     if "trunk_rate" in given and not run.trained:
         raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
@@ -221,6 +228,13 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
     except OSError as error:
         raise InputError(f"--out {run.folder}: cannot be written: {error.strerror}") from None
     return run
+
+
+def _look_at_labels(run: Run) -> None:
+    """Read all labels before the first is learned from, and say what is odd about them."""
+    if run.config.data != "shapes":
+        for line in check_labels(run.train_set, run.val_set, bar=True):
+            command.say(line)
 
 
 def _claim(folder: Path, config: Config, exclusive: bool) -> Path:
@@ -240,7 +254,7 @@ def _is_free(folder: Path) -> bool:
     if not folder.exists():
         return True
     files = paths(folder)
-    nothing = {OWNER, files.config.name, files.class_weights.name, files.log.name}
+    nothing = {OWNER, *(path.name for path in (files.config, files.class_weights, files.train_list, files.val_list, files.log))}
     return folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
 
 
@@ -254,6 +268,7 @@ def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack) -
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
     run = Run(config, folder)
+    _look_at_labels(run)
     told = run.resume()
     if run.is_finished:
         raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
@@ -270,13 +285,16 @@ def _config(base: dict[str, Any], given: dict[str, Any], sizes: dict[str, Any]) 
     for name in ("data", "split", "val_split", "class_weights", "init", "from_run"):
         if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
             given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
+    for name in ("images", "labels"):  # in the data's folder, or anywhere
+        if name in given and not Path(given.get("data", base.get("data", ".")), given[name]).is_dir():
+            given[name] = str(Path(given[name]).resolve())
     recipe = given.get("recipe", "finetune" if sizes.get("width", 0) >= FULL else "scratch")
     if "recipe" in given or not base:
         base = base | options_of(recipe, given.get("model", base.get("model", Config.model))) | {"recipe": recipe}
     options = base | sizes | given
     config = Config(**options | {"scale": tuple(options.get("scale", Config.scale))})
     if epochs is not None:
-        length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed))
+        length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed, **reading_of(config)))
         config = replace(config, steps=math.ceil(epochs * length / config.batch_size))
     return config
 

@@ -20,9 +20,9 @@ from tinyfcn.backend import Array, describe_device, processor_name, random_gener
 from tinyfcn.convert.identify import Source, identify
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights
-from tinyfcn.data.loader import batch_indices, fingerprint, make_batch, open_dataset, prefetch
+from tinyfcn.data.loader import batch_indices, fingerprint, make_batch, open_dataset, open_sets, prefetch, reading_of
 from tinyfcn.errors import InputError, one_line
-from tinyfcn.files import write_json
+from tinyfcn.files import write_json, write_text
 from tinyfcn.inference import evaluate, plot_predictions
 from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
@@ -90,10 +90,7 @@ class Run:
     def __init__(self, config: Config, folder: Path) -> None:
         """Set up a run at step 0. Raises InputError for data that do not fit."""
         self.config, self.folder = config, folder
-        self.train_set = open_dataset(config.data, config.split, config.subset, config.subset_seed)
-        self.val_set = open_dataset(config.data, config.val_split)
-        if self.train_set.classes != self.val_set.classes:
-            raise InputError(f"{config.split} and {config.val_split} have different classes")
+        self.train_set, self.val_set = open_sets(config, folder)
         self.data = fingerprint(self.train_set, self.val_set)
         self.net = build_network(config, self.train_set.num_classes)
         if config.size is not None:
@@ -163,6 +160,10 @@ class Run:
         self.config.write(self.paths.config)
         if self.class_weights is not None:
             write_json(self.paths.class_weights, self.class_weights)
+        if self.config.val_share is not None:
+            for split, path in (("train", self.paths.train_list), ("val", self.paths.val_list)):
+                ids = open_dataset(self.config.data, split, **reading_of(self.config)).ids
+                write_text(path, "".join(f"{id_}\n" for id_ in ids))
 
     def resume(self) -> str:
         """Go back to the last checkpoint of the folder; returns an account of what is not as it was."""

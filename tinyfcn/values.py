@@ -123,6 +123,8 @@ SIDE = whole(1, 20_000)  # pixels
 PIXELS = whole(1, 2**31 - 1)  # of a picture
 ZOOM = number(0, 16, above=True)
 SHARE = number(0, 1)
+VALUE = whole(0, 255)  # of a label
+HELD_OUT = number(0, 1, above=True, below=True)  # share of images
 SECONDS = number(0, 1e10)
 
 

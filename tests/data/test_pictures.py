@@ -65,14 +65,6 @@ def test_other_kinds_are_refused(tmp_path, kind):
             read(tmp_path / "photo.png")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "BMP"])
-def test_a_label_is_a_png_whatever_it_is_called(tmp_path, kind):
-    """JPEG's neighbours of an index are other classes."""
-    Image.new("L", (16, 16)).save(tmp_path / "label.png", format=kind)
-    with pytest.raises(InputError, match="label.png as a picture .*not PNG"):
-        read_label(tmp_path / "label.png")
-
-
 def png_of(path: Path, width: int, height: int) -> Path:
     """A PNG of black and white pixels that promises a size, and holds one row."""
 

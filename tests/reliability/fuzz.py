@@ -38,7 +38,7 @@ from safetensors.numpy import save  # noqa: E402
 
 from tinyfcn import weights  # noqa: E402
 from tinyfcn.convert.identify import identify  # noqa: E402
-from tinyfcn.data import Shapes, VOCSegmentation, pictures, sbd, write_voc  # noqa: E402
+from tinyfcn.data import Shapes, VOCSegmentation, pictures, read_label, sbd, write_voc  # noqa: E402
 from tinyfcn.data.balance import read_class_weights  # noqa: E402
 from tinyfcn.description import Description  # noqa: E402
 from tinyfcn.errors import InputError  # noqa: E402
@@ -217,7 +217,7 @@ def seeds(folder):
     for kind, join in ("sbd", whole), ("sbd-deflated", deflated):
         yield kind, "x.mat", sbd.read_label, [header, matlab_seed(pixels[..., 0] % 21)], join
     label = Image.fromarray(pixels[..., 0] % 21).convert("P")
-    yield "label", "label.png", pictures.read_label, png_parts(saved(label, "PNG", transparency=0)), png
+    yield "label", "label.png", read_label, png_parts(saved(label, "PNG", transparency=0)), png
 
 
 def matlab_seed(label):

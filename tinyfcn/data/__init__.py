@@ -5,9 +5,11 @@ Every dataset here is a sequence of pairs `image, label = dataset[i]`: the image
 """
 
 from tinyfcn.data.batch import crop, mirror, normalise, resize, stack, training_batch, zoomed
-from tinyfcn.data.pictures import palette, read_image, read_label, write_label
+from tinyfcn.data.labels import read_label
+from tinyfcn.data.names import IGNORE, VOC_CLASSES
+from tinyfcn.data.pictures import palette, read_image, write_label
 from tinyfcn.data.shapes import Shapes
-from tinyfcn.data.voc import IGNORE, VOC_CLASSES, Dataset, VOCSegmentation, write_voc
+from tinyfcn.data.voc import Dataset, VOCSegmentation, write_voc
 from tinyfcn.description import PREPROCESSING, Preprocessing
 
 __all__ = [

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from tinyfcn.data.voc import IGNORE, Dataset
+from tinyfcn.data.counts import count_labels
+from tinyfcn.data.voc import Dataset
 from tinyfcn.errors import InputError
 from tinyfcn.files import read_text
 
 CLASS_WEIGHTS = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}  # name -> exponent of the weights
 
 
-def class_frequencies(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """The share of each class among the labelled pixels of those images in which it occurs, (num_classes,); 0 if in none."""
-    pixels, around = np.zeros(num_classes), np.zeros(num_classes)
-    for label in labels:
-        counts = np.bincount(label[label != IGNORE], minlength=num_classes)
-        pixels += counts
-        around[counts > 0] += counts.sum()
-    return np.divide(pixels, around, out=np.zeros(num_classes), where=around > 0)
+def class_frequencies(counts: np.ndarray) -> np.ndarray:
+    """The share of each class among the labelled pixels of those images in which it occurs, (num_classes,); 0 if in none.
+
+    `counts` has the pixels of each class in each image, (images, num_classes).
+    """
+    around = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
+    frequencies: np.ndarray = np.divide(counts.sum(axis=0), around, out=np.zeros(counts.shape[1]), where=around > 0)
+    return frequencies
 
 
 def balancing_weights(frequencies: np.ndarray, exponent: float = 1.0) -> np.ndarray:
@@ -51,7 +51,7 @@ def class_weights(how: str, dataset: Dataset) -> dict[str, float]:
     """The weight of each class of a dataset by name: `how` is one of `CLASS_WEIGHTS`, or the path of a file of weights."""
     if how not in CLASS_WEIGHTS:
         return read_class_weights(Path(how), dataset.classes)
-    frequencies = class_frequencies((label for _, label in dataset), dataset.num_classes)
+    frequencies = class_frequencies(count_labels(dataset)[0][:, : dataset.num_classes])
     if not frequencies.any():
         raise InputError("no image to train on has a labelled pixel: there are no class weights for it")
     weights = balancing_weights(frequencies, CLASS_WEIGHTS[how])

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from tinyfcn.backend import Array, array_module
-from tinyfcn.data.voc import IGNORE, Pair
+from tinyfcn.data.names import IGNORE
+from tinyfcn.data.voc import Pair
 from tinyfcn.description import PREPROCESSING
 from tinyfcn.errors import InputError
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,38 @@ from tinyfcn.data.batch import mirror, stack, training_batch, zoomed
 from tinyfcn.data.shapes import Shapes
 from tinyfcn.data.voc import Dataset, Pair, VOCSegmentation
 from tinyfcn.errors import InputError
-from tinyfcn.run import Config
+from tinyfcn.run import Config, paths
+
+READING = ("images", "labels", "label_suffix", "ignore", "mask", "val_share")  # options of `VOCSegmentation`
 
 
-def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: int | None = None) -> Dataset:
-    """The generated set for "shapes", else the folder in VOC layout."""
+def open_dataset(data: str, split: str, subset: int | None = None, subset_seed: int | None = None, **reading: Any) -> Dataset:
+    """The generated set for "shapes", else the folder in VOC layout; `reading` is by `READING`."""
     if subset_seed is not None and (subset is None or data == "shapes"):
         raise InputError("--subset-seed chooses the images of a --subset of --data DIR; give both")
-    if data == "shapes":
-        return Shapes(split, length=subset)
-    return VOCSegmentation(data, split, subset, subset_seed)
+    if data != "shapes":
+        return VOCSegmentation(data, split, subset, subset_seed, **reading)
+    for name in READING:
+        if reading.get(name) not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')} says how a folder is read; give --data DIR")
+    return Shapes(split, length=subset)
+
+
+def reading_of(config: Config) -> dict[str, Any]:
+    """How a run reads its data: what `open_dataset` takes besides the list."""
+    return {name: getattr(config, name) for name in (*READING, "seed")}
+
+
+def open_sets(config: Config, folder: Path) -> tuple[Dataset, Dataset]:
+    """What a run learns from, and what it is evaluated on; by the lists in its folder where --val-share has made them."""
+    train, val, reading = config.split, config.val_split, reading_of(config)
+    if config.val_share is not None and paths(folder).train_list.exists():
+        train, val, reading["val_share"] = str(paths(folder).train_list), str(paths(folder).val_list), None
+    train_set = open_dataset(config.data, train, config.subset, config.subset_seed, **reading)
+    val_set = open_dataset(config.data, val, **reading)
+    if train_set.classes != val_set.classes:
+        raise InputError(f"{config.split} and {config.val_split} have different classes")
+    return train_set, val_set
 
 
 def fingerprint(train: Dataset, val: Dataset) -> dict[str, str]:

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from tinyfcn.errors import InputError
 from tinyfcn.files import MAX_PIXELS, check_regular
 from tinyfcn.parallel import PIECE, split_evenly
 
 PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # of several pictures in a file, the first: also where JPEG is MPO
-LABELS = ("PNG",)  # which keeps indices as they are
 
 # Whatever Pillow raises on bytes that are not the picture they claim to be.
 _UNREADABLE = (
@@ -65,7 +64,7 @@ def read_image(path: PathLike) -> np.ndarray:
     converted, 16-bit grey keeps its upper byte, and transparent pixels are composited on white. Raises `InputError` where the
     file is missing, broken, too large or of a mode without a fixed range.
     """
-    with _opened(path, "image", PHOTOGRAPHS) as image:
+    with opened(path, "image", PHOTOGRAPHS) as image:
         ImageOps.exif_transpose(image, in_place=True)
         pixels = np.empty((image.height, image.width, 3), np.uint8)
         for rows in split_evenly(image.height, -(-image.height * image.width // PIECE)):  # so that copies stay small
@@ -73,31 +72,21 @@ def read_image(path: PathLike) -> np.ndarray:
         return pixels
 
 
+def image_size(path: PathLike) -> tuple[int, int]:
+    """(height, width) of what `read_image` would return; a JPEG's pixels are not read."""
+    with opened(path, "image", PHOTOGRAPHS) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def check_image(path: PathLike) -> None:
     """Raise what `read_image` would, as far as a picture's first bytes show it."""
-    with _opened(path, "image", PHOTOGRAPHS):
+    with opened(path, "image", PHOTOGRAPHS):
         pass
 
 
-def read_label(path: PathLike) -> np.ndarray:
-    """The class indices in a palette or 8-bit grey PNG, (H, W) uint8: the indices themselves, not their colours.
-
-    Raises `InputError` where the file is missing, broken, too large, no PNG or holds colours.
-    """
-    with _opened(path, "label", LABELS) as image:
-        # Pillow scales grey of 2 or 4 bits to 0..255, which makes other classes of its indices.
-        raw_modes = [tile[3] for tile in getattr(image, "tile", [])]
-        mode = next((raw_mode for raw_mode in raw_modes if raw_mode in ("L;2", "L;4")), image.mode)
-        if mode not in ("P", "L"):
-            raise InputError(
-                f"{path} is a label of mode {mode}, but a label must be a palette or 8-bit grey PNG whose"
-                " pixels are class indices; write it with tinyfcn.data.write_label"
-            )
-        return np.array(image)
-
-
 def write_label(path: PathLike, label: np.ndarray) -> None:
-    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `read_label` gives them back.
+    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `labels.read_label` gives them back.
 
     Raises `ValueError` for an array of another kind.
     """
@@ -110,7 +99,7 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
 
 
 @contextmanager
-def _opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """A picture, of which only the beginning has been read, or `InputError` for whatever is wrong with it."""
     # What it warns of is metadata, or raised in the end. For good: pictures are read on several threads, which share the filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")

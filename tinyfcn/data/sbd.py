@@ -22,8 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tinyfcn import command
+from tinyfcn.data.lists import IMAGES, LABELS, LISTS, read_ids
+from tinyfcn.data.names import IGNORE, VOC_CLASSES
 from tinyfcn.data.pictures import write_label
-from tinyfcn.data.voc import IGNORE, IMAGES, LABELS, LISTS, VOC_CLASSES, _read_ids
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_regular, owned, replacing, sweep, write_text
 
@@ -60,7 +61,7 @@ def convert_sbd(sbd: Path | str, out: Path | str, progress: bool = False) -> dic
     home = next((home for home in (sbd, sbd / "dataset", sbd / "benchmark_RELEASE" / "dataset") if (home / "cls").is_dir()), None)
     if home is None:
         raise InputError(f"{sbd} is not SBD: it has no dataset/cls; give the folder benchmark_RELEASE")
-    lists = {name: _read_ids(home / f"{name}.txt") for name in ("train", "val") if (home / f"{name}.txt").exists()}
+    lists = {name: read_ids(home / f"{name}.txt") for name in ("train", "val") if (home / f"{name}.txt").exists()}
     if not lists:
         raise InputError(f"{home} has no list train.txt or val.txt")
     texts = {out / LISTS / f"{name}.txt": "".join(f"{id_}\n" for id_ in ids) for name, ids in lists.items()}

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyfcn.data.voc import IGNORE, Pair
+from tinyfcn.data.names import IGNORE
+from tinyfcn.data.voc import Pair
 from tinyfcn.errors import InputError
 
 LENGTHS = {"train": 480, "val": 96}

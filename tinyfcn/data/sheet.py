@@ -1,0 +1,49 @@
+"""A contact sheet: images with their labels over them, to see at a glance whether they fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tinyfcn.data.names import IGNORE
+from tinyfcn.data.pictures import palette
+from tinyfcn.data.voc import VOCSegmentation
+from tinyfcn.errors import one_line
+from tinyfcn.files import replacing
+from tinyfcn.plot import overlay
+
+COLUMNS, SIDE = 4, 320  # pictures in a row, and the pixels of each one's longer side
+
+
+def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
+    """Write a PNG of `number` pictures, spread evenly over the list, each with its id, and a legend of the classes."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int))
+    rows = -(-len(chosen) // COLUMNS)
+    present: set[int] = set()
+    figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, index in zip(axes, chosen, strict=False):
+        image, label = dataset[int(index)]
+        present |= set(np.unique(label).tolist())
+        picture = Image.fromarray(overlay(image, label, background=0))
+        picture.thumbnail((SIDE, SIDE))
+        axis.imshow(np.asarray(picture))
+        axis.set_title(_plain(dataset.ids[index]), fontsize=8)
+    colours = palette() / 255
+    names = {k: "ignored" if k == IGNORE else _plain(dataset.classes[k]) for k in sorted(present)}
+    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in names.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
+
+
+def _plain(text: str) -> str:
+    """Text of others as Matplotlib shows it: a dollar sign would begin a formula."""
+    return one_line(text, 40).replace("$", r"\$")
