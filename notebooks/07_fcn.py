@@ -441,8 +441,8 @@ print(f"{len(tiny.params)} parameters: {result}")
 
 # %%
 class Divided(FCN8s):
-    def _add_backward(self, name, dy):
-        dskip, dup = super()._add_backward(name, dy)
+    def add_backward(self, name, dy):
+        dskip, dup = super().add_backward(name, dy)
         return dskip / 2, dup / 2
 
 

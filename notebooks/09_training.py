@@ -423,7 +423,7 @@ teacher.save(loud)
 
 x = normalise(pixels, "torchvision")
 for path in (trunk, loud):
-    pools, conv7 = new_net(Config(model="fcn8s", width=WIDTH), path)._trunk(x, training=False)
+    pools, conv7 = new_net(Config(model="fcn8s", width=WIDTH), path).trunk(x, training=False)
     print(f"{path.name:20} pool3 {pools[2].std():8.2f}   pool4 {pools[3].std():8.2f}   conv7 {conv7.std():.4f}")
 
 # %% [markdown]
@@ -934,7 +934,7 @@ with attempt():
         assert (p.shape, p.dtype) == (wanted, np.float32), f"{name} is {p.dtype} {p.shape}, expected float32 {wanted}"
     fine.params = started_from
     images = rng.normal(size=(1, 3, 96, 96)).astype(np.float32)
-    score = coarse.conv("score_fr", coarse._trunk(images, False)[1])
+    score = coarse.conv("score_fr", coarse.trunk(images, False)[1])
     once, _ = ops.upsample_bilinear_forward(score, 4, 2)
     expected, _ = ops.upsample_bilinear_forward(once[:, :, 1:-1, 1:-1], 32, 16)
     result = fine.forward(images)

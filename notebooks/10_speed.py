@@ -300,14 +300,14 @@ for _ in range(9):
     spent.append(time.perf_counter() - start)
 print(1e3 * sorted(spent)[4])
 """
-for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel._prepare()"):
+for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel.prepare()"):
     fresh = subprocess.run([sys.executable, "-c", code.format(policy=policy)], capture_output=True, text=True, check=True)
     print(f"{title:20}: {float(fresh.stdout):5.1f} ms to fill a new array of 32 MiB")
 
 # %% [markdown]
 # On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages,
 # each of which is cleared at its first touch. For a layer's output this can take as long as computing
-# it. So the package asks the C library to keep what was freed (`parallel._prepare`; other systems have
+# it. So the package asks the C library to keep what was freed (`parallel.prepare`; other systems have
 # other policies, and there the two may be alike). Within bands, scratch arrays are allocated once and
 # used for all bands.
 #

@@ -69,7 +69,7 @@ def run_shares(xp: ModuleType, work: Callable[[Any], Result], shares: Sequence[A
         return [work(share) for share in shares]
     if not shares:
         return []
-    with _busy, _prepare().limit(limits=1):
+    with _busy, prepare().limit(limits=1):
         others = [_pool(len(shares) - 1).submit(work, share) for share in shares[1:]]
         try:
             first = work(shares[0])
@@ -124,7 +124,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @cache
-def _prepare() -> Any:
+def prepare() -> Any:
     """Set the C library's memory policy, once, and return threadpoolctl's handle on the matrix product's threads.
 
     glibc hands large freed blocks back to the system, and gives each thread a heap of its own. The next array then consists of
