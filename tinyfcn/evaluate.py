@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_free, read_json
 from tinyfcn.inference import evaluate, load_network, plot_predictions
-from tinyfcn.report import Metrics, device_line, report
+from tinyfcn.ranks import Ranks, together
+from tinyfcn.report import Metrics, device_line, open_device, report
 from tinyfcn.run import paths, read_config
 from tinyfcn.values import SUBSET
 
@@ -39,7 +41,11 @@ def parser() -> command.Parser:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    with together() as ranks:
+        _evaluate(parser().parse_args(), ranks)
+
+
+def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     subset, subset_seed = options.subset, None
     reading: dict[str, Any] = {}
     if options.run.is_dir():
@@ -72,11 +78,13 @@ def main() -> None:
     }
     if not _is_of(out / METRICS, what):
         check_free((out / METRICS, out / PREDICTIONS), options.overwrite)
+    ranks.use_own_gpu(open_device(options.device))
     net, description = load_network(options.run, options.device)
     dataset = open_dataset(data, split, subset, subset_seed, **reading)
     if data != "shapes":
-        for line in check_labels(None, dataset, bar=True):
-            command.say(line)
+        for line in check_labels(None, dataset, bar=not ranks.rank):
+            if not ranks.rank:
+                command.say(line)
     classes = description.classes
     if dataset.num_classes != net.num_classes or (classes and dataset.classes != tuple(map(one_line, classes))):
         raise InputError(
@@ -84,8 +92,11 @@ def main() -> None:
             f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
     view = options.zoom or description.zoom, description.max_side
+    matrix = evaluate(net, dataset, *view, ranks)
+    if ranks.rank:
+        return
     out.mkdir(parents=True, exist_ok=True)
-    scores = evaluate(net, dataset, *view).summary(dataset.classes)
+    scores = matrix.summary(dataset.classes)
     metrics = Metrics(**scores, images=len(dataset), zoom=view[0], evaluated=what)
     metrics.write(out / METRICS)
     plot_predictions(net, dataset, out / PREDICTIONS, *view)

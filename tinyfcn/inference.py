@@ -18,6 +18,7 @@ from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
+from tinyfcn.ranks import ALONE, Ranks
 from tinyfcn.report import open_device
 from tinyfcn.run import paths
 
@@ -83,15 +84,17 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, Descripti
     return net, description
 
 
-def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None) -> ConfusionMatrix:
-    """Predict every image of a dataset and count the pixels, at the image's own size.
+def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None, ranks: Ranks = ALONE) -> ConfusionMatrix:
+    """Predict every image of a dataset and count the pixels, at the image's own size. Several ranks share the images.
 
     Raises InputError where no pixel is labelled.
     """
     matrix = ConfusionMatrix(net.num_classes)
-    with closing(prefetch(lambda i: dataset[i], range(len(dataset)))) as pairs:
-        for image, label in tqdm(pairs, "evaluating", len(dataset), unit="image", leave=False):
+    mine = range(ranks.rank, len(dataset), ranks.size)
+    with closing(prefetch(lambda i: dataset[i], mine)) as pairs:
+        for image, label in tqdm(pairs, "evaluating", len(mine), unit="image", leave=False, disable=ranks.rank > 0):
             matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
+    matrix.counts[...] = ranks.total(matrix.counts)
     if len(dataset) and not matrix.counts.any():
         raise InputError(f"{dataset.ids[0]} and all other images to evaluate on have no labelled pixel: all are ignored")
     return matrix

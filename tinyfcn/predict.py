@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,8 @@ from tinyfcn.data.pictures import check_image
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing
 from tinyfcn.inference import MAX_SIDE, Predictor, load
-from tinyfcn.report import device_line
+from tinyfcn.ranks import Ranks, together
+from tinyfcn.report import device_line, open_device
 from tinyfcn.values import SIDE
 
 
@@ -43,16 +45,25 @@ def parser() -> command.Parser:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    with together() as ranks:
+        _predict(parser().parse_args(), ranks)
+
+
+def _predict(options: argparse.Namespace, ranks: Ranks) -> None:
     _check_targets(options.images, options.out, options.overwrite)
+    ranks.use_own_gpu(open_device(options.device))
     trained = load(options.run, options.device)
     for path in options.images:
         check_image(path)  # so that all can be read, as far as their beginnings show, before the first is labelled
     trained = trained._replace(zoom=options.zoom or trained.zoom, max_side=options.max_side or trained.max_side)
+    ranks.total(0)  # all have checked before the first one writes
     options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
-    for path in tqdm(options.images, unit="image", disable=len(options.images) == 1):
+    for path in tqdm(options.images[ranks.rank :: ranks.size], unit="image", disable=ranks.rank > 0 or len(options.images) == 1):
         seen.update(_label(trained, path, *_targets(path, options.out)))
+    seen = +Counter(dict(enumerate(ranks.total([seen[k] for k in range(256)]).tolist())))
+    if ranks.rank:
+        return
     print(device_line(trained.net.xp, options.device))
     command.say(f"{options.out}: {len(options.images)} label image(s) and overlay(s); share of the pixels:")
     for k, pixels in seen.most_common():

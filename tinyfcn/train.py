@@ -24,6 +24,7 @@ from tinyfcn.files import OWNER, PARTIAL, owned
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
 from tinyfcn.optim import SCHEDULES
+from tinyfcn.ranks import Ranks, together
 from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import EPOCHS, SCALE, Config, paths, read_config
@@ -162,13 +163,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    given = vars(parser().parse_args())
     command_line = shlex.join(["python", "-m", "tinyfcn.train", *sys.argv[1:]])
-    with contextlib.ExitStack() as owning:
+    with together() as ranks, contextlib.ExitStack() as owning:
+        given = vars(parser().parse_args())
+        if ranks.rank:
+            Run(*ranks.first((Config(), Path())), ranks).train()
+            return
         if "resume" in given:
-            run = _resume(Path(given.pop("resume")), given, owning)
+            run = _resume(Path(given.pop("resume")), given, owning, ranks)
         else:
-            run = _new(given | {"command": command_line}, owning)
+            run = _new(given | {"command": command_line}, owning, ranks)
+        ranks.first((run.config, run.folder))
         _train(run)
 
 
@@ -181,6 +186,8 @@ def _train(run: Run) -> None:
         f"{config.model}, width {config.width}, {sum(p.size for p in run.net.params.values()) / 1e6:.2f} M parameters, "
         f"{run.net.num_classes} classes; {len(run.train_set)} images to train on, {len(run.val_set)} to evaluate on"
     )
+    if run.ranks.comm:
+        command.say(f"{run.ranks.size} processes share each batch")
     command.say(f"{run.folder} takes {run.megabytes:,.0f} MB in the end")
     try:
         run.train()
@@ -194,7 +201,7 @@ def _train(run: Run) -> None:
     command.say(f"\n{run.folder}: {', '.join(path.name for path in run.paths if path.exists())}")
 
 
-def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
+def _new(given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> Run:
     base: dict[str, Any] = {}
     if "init" in given and Path(given["init"]).is_dir():  # a run's folder
         given["init"] = str(paths(Path(given["init"])).best)
@@ -214,7 +221,7 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
     folder = Path(out) if out else _free_folder(config)
     if not _is_free(folder):
         raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
-    run = Run(config, folder)
+    run = Run(config, folder, ranks)
     _look_at_labels(run)
     told = run.start(source)
     if "trunk_rate" in given and not run.trained:
@@ -258,7 +265,7 @@ def _is_free(folder: Path) -> bool:
     return folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
 
 
-def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack) -> Run:
+def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> Run:
     fixed = sorted(set(given) - {"steps", "epochs", "device", "checkpoint_minutes", "keep"})
     if fixed:
         option = {"from_run": "from"}.get(fixed[0], fixed[0].replace("_", "-"))
@@ -267,7 +274,7 @@ def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack) -
     owning.enter_context(owned(folder))
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
-    run = Run(config, folder)
+    run = Run(config, folder, ranks)
     _look_at_labels(run)
     told = run.resume()
     if run.is_finished:

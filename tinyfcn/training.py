@@ -7,7 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
 from tinyfcn.models.network import layer_of
 from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
+from tinyfcn.ranks import ALONE, Ranks
 from tinyfcn.report import Log, Metrics, describe, open_device
 from tinyfcn.run import Config, Paths, paths
 
@@ -65,16 +66,22 @@ def train_step(
     reduction: str = "mean",
     lr_factor: float = 1.0,
     class_weight: Array | None = None,
+    ranks: Ranks = ALONE,
+    part: float = 1.0,
 ) -> Array:
-    """Forward, loss, backward, update; returns the loss, on the network's device."""
+    """Forward, loss, backward, update; returns the loss, on the network's device.
+
+    Where several ranks make the step, the loss of these images counts for its `part`, and gradients are added up.
+    """
     update = optimiser.begin(net.trainable(), lr_factor)
     scores = net.forward(x, training=True)
     loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=class_weight)
     del scores
-    dscores = ops.softmax_cross_entropy_backward(1.0, cache)
+    dscores = ops.softmax_cross_entropy_backward(part, cache)
     del cache  # as large as dscores
-    net.backward(dscores, update=update)
-    return loss
+    with ranks.summed(update, net.params) as summed:
+        net.backward(dscores, update=summed)
+    return part * loss
 
 
 class Mean(NamedTuple):
@@ -87,10 +94,13 @@ class Mean(NamedTuple):
 class Run:
     """A training run: its network, its optimiser, and how far it has come."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, ranks: Ranks = ALONE) -> None:
         """Set up a run at step 0. Raises InputError for data that do not fit."""
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.ranks = config, folder, ranks
+        ranks.use_own_gpu(open_device(config.device))
         self.train_set, self.val_set = open_sets(config, folder)
+        if config.batch_size < ranks.size:
+            raise InputError(f"--batch-size {config.batch_size} is too small to be shared by {ranks.size} processes")
         self.data = fingerprint(self.train_set, self.val_set)
         self.net = build_network(config, self.train_set.num_classes)
         if config.size is not None:
@@ -196,6 +206,20 @@ class Run:
         self.optimiser.restore(moments, self.step)
         return "\n".join(told)
 
+    def join(self) -> None:
+        """Let all ranks have what rank 0 has read and made: from here on they stay equal."""
+        if not self.ranks.comm:
+            return
+        net, first = self.net, self.ranks.first
+        for attribute in "step", "saved", "best", "seconds", "reported", "data", "class_weights":
+            setattr(self, attribute, first(getattr(self, attribute)))
+        self.set_trained(first(self.trained))
+        net.skip_scales, net.preprocessing = first((net.skip_scales, net.preprocessing))
+        for p in net.params.values():
+            p[...] = to_device(first(to_host(p)), net.xp)
+        moments = first({name: to_host(moment) for name, moment in self.optimiser.state.items()})
+        self.optimiser.restore({name: to_device(moment, net.xp) for name, moment in moments.items()}, self.step)
+
     def _moments(self, tensors: dict[str, np.ndarray]) -> tuple[dict[str, Array], list[str]]:
         """The optimiser's moments in a checkpoint, and names of those that are missing. Raises InputError for any other."""
         params = {name + suffix: p for name, p in self.net.trainable().items() for suffix in self.optimiser.suffixes}
@@ -218,10 +242,12 @@ class Run:
         Raises InputError where training has diverged; the checkpoint before stays.
         """
         self.settle()
-        moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
-        extra = {"best": self.best, "seconds": self._elapsed(), "losses": tuple(self.reported), "data": self.data}
         self.check_parameters()
-        weights.write(self.paths.last, self.net.tensors() | moments, replace(self.net.description(), **self._extra() | extra))
+        if not self.ranks.rank:
+            moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
+            extra = {"best": self.best, "seconds": self._elapsed(), "losses": tuple(self.reported), "data": self.data}
+            about = replace(self.net.description(), **self._extra() | extra)
+            weights.write(self.paths.last, self.net.tensors() | moments, about)
         self.saved = self.step
 
     def check_parameters(self) -> None:
@@ -235,7 +261,9 @@ class Run:
 
     def settle(self) -> None:
         """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
-        losses = to_host(self.net.xp.stack(self.losses)).tolist() if self.losses else []  # all of them in one go
+        losses: list[float] = []
+        if self.losses:
+            losses = self.ranks.total(to_host(self.net.xp.stack(self.losses))).tolist()  # all of them in one go
         for step, loss in enumerate(losses, self.step - len(losses) + 1):
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss}", step)
@@ -265,6 +293,7 @@ class Run:
 
     def train(self) -> None:
         """Go on to the configured number of steps, then write the pictures and scores."""
+        self.join()
         config = self.config
         evaluate_at = {math.ceil(config.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
         class_weight = None
@@ -272,11 +301,12 @@ class Run:
             class_weight = to_device(np.array(list(self.class_weights.values()), self.net.dtype), self.net.xp)
         self.started = clock = time.perf_counter()
         images = 0  # since then
+        first = not self.ranks.rank
         with (
             warnings.catch_warnings(),
-            closing(prefetch(lambda step: make_batch(self.train_set, config, step), range(self.step, config.steps))) as batches,
-            Log(self.paths.log, self.step) as log,
-            tqdm(total=config.steps, initial=self.step, unit="step") as bar,
+            closing(prefetch(lambda step: self._batch(step, class_weight), range(self.step, config.steps))) as batches,
+            Log(self.paths.log, self.step) if first else nullcontext() as log,
+            tqdm(total=config.steps, initial=self.step, unit="step", disable=not first) as bar,
             deferred_signals() as came,
         ):
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that overflow: `settle` says more
@@ -284,16 +314,16 @@ class Run:
                 self.save()
             due = time.monotonic() + 60 * config.checkpoint_minutes
             try:
-                for pixels, labels in batches:
-                    if came():
-                        self.save()
-                        raise KeyboardInterrupt(*came())
-                    if time.monotonic() > due:
+                for pixels, labels, part in batches:
+                    stop, late = self.ranks.total([len(came()), int(time.monotonic() > due)])  # any, so that all agree
+                    if stop or late:
                         self.save()
                         due = time.monotonic() + 60 * config.checkpoint_minutes
+                    if stop:
+                        raise KeyboardInterrupt(*came())
                     lr_factor = SCHEDULES[config.schedule](self.step / config.steps)
-                    self.losses.append(self._train_step(pixels, labels, lr_factor, class_weight))
-                    images += len(pixels)
+                    self.losses.append(self._train_step(pixels, labels, part, lr_factor, class_weight))
+                    images += config.batch_size
                     bar.update()
                     if self.step % REPORT_EVERY and self.step not in evaluate_at:
                         continue
@@ -304,37 +334,53 @@ class Run:
                     bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
                     row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
                     if self.step in evaluate_at:
-                        scores = self._evaluate()
-                        log.write(row | scores)
-                        self.save()
-                        bar.write(f"step {self.step}: " + describe(scores))
-                        clock, images = time.perf_counter(), 0  # the clock stops for evaluation
-                    else:
+                        row |= self._evaluate()
+                    if log:
                         log.write(row)
-            except Exception:
-                if self.whole and self.saved != self.step:  # an image that does not open, a terminal that was closed
+                    if self.step in evaluate_at:
+                        self.save()
+                        bar.write(f"step {self.step}: {describe(row)}")
+                        clock, images = time.perf_counter(), 0  # the clock stops for evaluation
+            except Exception:  # an image that does not open, a terminal that was closed
+                if self.whole and self.saved != self.step and not self.ranks.comm:  # the other ranks may be elsewhere
                     with suppress(InputError):
                         self.save()
                 raise
-        self.finish()
+        if first:
+            self.finish()
 
-    def _train_step(self, pixels: np.ndarray, labels: np.ndarray, lr_factor: float, class_weight: Array | None) -> Array:
+    def _batch(self, step: int, class_weight: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+        """This rank's images and labels of a step, and the part that they have in the batch's loss."""
+        pixels, labels = make_batch(self.train_set, self.config, step)
+        if not self.ranks.comm:
+            return pixels, labels, 1.0
+        mine = self.ranks.share(len(labels))
+        weight = np.ones(self.net.num_classes) if class_weight is None else to_host(class_weight)
+        weighed = [np.bincount(some.ravel(), minlength=len(weight))[: len(weight)] @ weight for some in (labels[mine], labels)]
+        part = weighed[0] / weighed[1] if self.config.loss == "mean" and weighed[1] else 1.0
+        return pixels[mine], labels[mine], float(part)
+
+    def _train_step(
+        self, pixels: np.ndarray, labels: np.ndarray, part: float, lr_factor: float, class_weight: Array | None
+    ) -> Array:
         """One step on a batch, which goes to the network's device as bytes; returns the loss."""
         config, net = self.config, self.net
         if config.dropout:
-            net.rng = random_generator(net.xp, [config.seed, 3, self.step])
+            place = [self.ranks.rank] if self.ranks.comm else []
+            net.rng = random_generator(net.xp, [config.seed, 3, self.step, *place])
         x = normalise(to_device(pixels, net.xp), net.preprocessing)
         self.whole = False  # some layers have been updated, and others not
-        loss = train_step(net, self.optimiser, x, to_device(labels, net.xp), config.loss, lr_factor, class_weight)
+        labelled = to_device(labels, net.xp)
+        loss = train_step(net, self.optimiser, x, labelled, config.loss, lr_factor, class_weight, self.ranks, part)
         self.whole = True
         self.step += 1
         return loss
 
     def _evaluate(self) -> dict[str, float]:
         self.check_parameters()
-        matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side)
-        if matrix.mean_iou > self.best:
-            self.best = matrix.mean_iou
+        matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side, self.ranks)
+        better, self.best = matrix.mean_iou > self.best, max(matrix.mean_iou, self.best)
+        if better and not self.ranks.rank:
             self.net.save(self.paths.best, **self._extra())
             machine = f"{processor_name()}, {describe_device(self.net.xp)}"
             summary = matrix.summary(self.val_set.classes)

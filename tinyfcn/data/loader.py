@@ -98,6 +98,6 @@ def prefetch(make: Callable[[int], Any], steps: range) -> Generator[Any, None, N
         pending = [pool.submit(make, step) for step in steps[:1]]
         for step in steps:
             result = pending.pop().result()
-            if step + 1 in steps:
-                pending.append(pool.submit(make, step + 1))
+            if step + steps.step in steps:
+                pending.append(pool.submit(make, step + steps.step))
             yield result
