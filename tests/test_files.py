@@ -76,7 +76,7 @@ def test_lists_classes_and_weights_are_read_so(tmp_path):
 
 def test_json_that_is_nested_without_end(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="deep.json: not a JSON file of class weights"):
+    with pytest.raises(InputError, match="deep.json: not a JSON file"):
         read_class_weights(tmp_path / "deep.json", ("a",))
 
 

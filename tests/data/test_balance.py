@@ -45,12 +45,13 @@ def test_a_file_gives_its_weights_in_the_order_of_the_classes(tmp_path):
     [
         ('{"a": 1}', "one weight to each of the classes a, b"),
         ('{"a": 1, "b": 1, "c": 1}', "one weight to each"),
-        ('{"a": 1, "b": -1}', "the weight of b is -1"),
-        ('{"a": 1, "b": NaN}', "the weight of b is nan"),
-        ('{"a": 1, "b": "2"}', "the weight of b is '2'"),
-        ('{"a": 1, "b": true}', "the weight of b is True"),
+        ('{"a": 1, "b": -1}', "the weight of b must be a number, at least 0 and at most 1e+06, got -1"),
+        ('{"a": 1, "b": NaN}', "NaN is no number"),
+        ('{"a": 1, "b": "2"}', "1e+06, got '2'"),
+        ('{"a": 1, "b": true}', "1e+06, got True"),
+        (f'{{"a": 1, "b": {"9" * 401}}}', "1e+06, got 9999"),
         ('{"a": 0, "b": 0}', "all weights are 0"),
-        ("[1, 2]", "one weight to each"),
+        ("[1, 2]", "not a JSON object"),
         ("a 1", "not a JSON file"),
     ],
 )

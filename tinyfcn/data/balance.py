@@ -11,8 +11,7 @@ poles and then sees them everywhere; their square roots are gentler.
 
 from __future__ import annotations
 
-import json
-import math
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,10 @@ import numpy as np
 from tinyfcn.data.counts import count_labels
 from tinyfcn.data.voc import Dataset
 from tinyfcn.errors import InputError
-from tinyfcn.files import read_text
+from tinyfcn.files import read_json
+from tinyfcn.values import number
 
+WEIGHT = number(0, 1e6)
 CLASS_WEIGHTS = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}  # name -> exponent of the weights
 
 
@@ -62,16 +63,12 @@ def read_class_weights(path: Path, classes: tuple[str, ...]) -> dict[str, float]
     """Read a JSON file {"class": weight, ...} that names each class; raises InputError where it does not, or is no such file."""
     if not path.exists():
         raise InputError(f"--class-weights {path}: no such file; give {', '.join(CLASS_WEIGHTS)}, none or a JSON file")
-    text = read_text(path)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file of class weights: {error}") from None
-    if not isinstance(values, dict) or set(values) != set(classes):
+    values = read_json(path)
+    if set(values) != set(classes):
         raise InputError(f"{path}: must give one weight to each of the classes {', '.join(classes)}")
     for name, value in values.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise InputError(f"{path}: the weight of {name} is {value!r}; it must be a number, 0 or more")
+        if not WEIGHT.fits(value):
+            raise InputError(f"{path}: the weight of {name} must be {WEIGHT.expected}, got {reprlib.repr(value)}")
     if not any(values.values()):
         raise InputError(f"{path}: all weights are 0: nothing would be learned")
     return {name: float(values[name]) for name in classes}
