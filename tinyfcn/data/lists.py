@@ -92,7 +92,7 @@ class Files:
 
     def item(self, line: str, source: str) -> Item:
         """What a line of a list means. Raises `InputError` where it leads out of the set's folder."""
-        line = line.replace("\\", "/")
+        line = re.sub("^[A-Za-z]:/", "/", line.replace("\\", "/"))  # what Windows writes
         fields = [field for field in re.split(r"[\s,;]+", line) if field]
         if ".." in re.split(r"[\s,;/]+", line) or not line.strip("./"):
             raise InputError(f"{source} has {line!r}, which is a path out of the folder; give ids, one a line, e.g. 2007_000032")
