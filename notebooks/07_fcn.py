@@ -132,8 +132,9 @@ plt.show()
 assert rates[0] < rates[1] < rates[2]
 
 # %% [markdown]
-# (Learning four photographs by heart is no achievement. It is done here so that you can watch what flows where; in [Training](
-# 09_training.ipynb) networks meet pictures that they have not seen, and all of them train for the same number of steps.)
+# (Learning four photographs by heart is no achievement. It is done here so that you can watch what flows where. Besides, the
+# third network has trained longest; in [Training](09_training.ipynb) networks meet pictures that they have not seen, and all of
+# them train for the same number of steps.)
 #
 # In this notebook you take such a network apart, run it forward and backward by hand, and in the last exercise write all of
 # it yourself, until its gradients and its loss curve are the package's. Takes about 60 minutes, the last exercise not
