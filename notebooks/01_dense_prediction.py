@@ -13,27 +13,16 @@
 # %% [markdown]
 # # 1. What is dense prediction?
 #
-# A classifier gives an image one label. A network for *dense prediction* gives one to every pixel. This
-# notebook shows the task, trains a small fully convolutional network (FCN) to do it, and says how one
-# keeps score. The network is that of [Long, Shelhamer and Darrell, *Fully Convolutional Networks for
-# Semantic Segmentation*, 2015](https://arxiv.org/abs/1411.4038): "the paper", in all these notebooks.
-# Its main data set is PASCAL VOC, or VOC: photographs, in which 20 classes of things are labelled.
-#
-# You will be able to
-#
-# - say what goes into an FCN and what comes out;
-# - read and write label images as VOC has them, with its label for "do not count this";
-# - compute the four scores of the paper by hand, and say what each of them hides;
-# - put photographs of your own into the layout that the package reads.
-#
-# Takes about 35 minutes. It needs nothing but Python and some NumPy.
+# Here is Chelsea. Ask a classifier what is in her photograph and it says "cat", which is right, and says
+# nothing about *where*. Now put your finger on any of the photograph's 135,300 pixels: is that one cat?
+# You can say it at once nearly everywhere; at the whiskers, you may begin to doubt.
 
-# %% tags=["setup"]
+# %% tags=["setup", "hide-input"]
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from lesson import BLUE, attempt, plt
+from lesson import BLUE, CAT, attempt, photograph, photograph_label, plt
 from PIL import Image
 
 from tinyfcn.data import IGNORE, VOC_CLASSES, Shapes, VOCSegmentation, normalise, palette, write_voc
@@ -45,12 +34,46 @@ from tinyfcn.optim import Adam, poly
 from tinyfcn.run import Config
 from tinyfcn.training import train_step
 
+# %% tags=["hide-input"]
+cat, cat_label = photograph(), photograph_label()
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.3))
+colours = np.zeros((256, 3))
+colours[CAT], colours[IGNORE] = (213, 94, 0), (224, 224, 192)
+assert round((cat_label == CAT).sum() / (cat_label != IGNORE).sum(), 2) == 0.75
+mixed = (0.45 * cat + 0.55 * colours[cat_label]).astype(np.uint8)
+close = np.s_[205:255, 285:360]
+pictures = cat, mixed, cat[close]
+titles = 'a classifier: "cat"', "a label for each pixel", "a few of these pixels"
+for axis, picture, title in zip(axes, pictures, titles, strict=True):
+    axis.imshow(picture)
+    axis.set_title(title)
+    axis.axis("off")
+plt.show()
+
 # %% [markdown]
+# To answer at every pixel is called *dense prediction*, and where the answers are classes, *semantic
+# segmentation*. The picture in the middle is such an answer, drawn by hand: what is orange is cat, what
+# is dark is background, and the pale seam between them is where we would rather not say. On the right, you
+# see why.
+#
+# How would you mark somebody else's answer? Counting the pixels that are right seems fair. But 75% of
+# those that count are cat, so that a program which answers "cat" everywhere, without looking at the
+# picture at all, gets three quarters of them right. By the end of this notebook you will have trained a
+# network that labels every pixel, and you will know how to tell it from a program that does not look.
+#
+# The network is that of [Long, Shelhamer and Darrell, *Fully Convolutional Networks for Semantic
+# Segmentation*, 2015](https://arxiv.org/abs/1411.4038): an FCN, from "the paper", as all these notebooks
+# call it. Its main data set is PASCAL VOC, or VOC: photographs in which 20 classes of things are labelled.
+# Chelsea will come along through the notebooks.
+#
+# Takes about 35 minutes. You need nothing but Python and a little NumPy.
+#
 # ## A label for every pixel
 #
-# The package can draw a set of labelled pictures: shapes on a wild background, six kinds of them. Each
-# item is a pair, an image of bytes (H, W, 3) and a label (H, W) with the number of a class at every
-# pixel. (The number 255 is no class. It marks the outlines, and *What is 255?* below says why.)
+# To learn from photographs takes thousands of them, and hours. So you begin with pictures that the
+# package draws itself: shapes on a wild background, six kinds of them. Each item is a pair, an image of
+# bytes (H, W, 3) and a label (H, W) with the number of a class at every pixel. (The number 255 is no
+# class. It marks outlines, like the pale seam above; *What is 255?* below says why.)
 
 # %%
 training, held_out = Shapes("train"), Shapes("val", length=24)
@@ -73,29 +96,28 @@ for axis in axes:
 plt.show()
 
 # %% [markdown]
-# The labels are shown in VOC's colours, one for each class. To classify the second image, should one
-# answer "disc", "ring" or "star"? To segment it, one answers at each pixel: *which class does this pixel
-# belong to?* Where each class is, and how large, follows from that.
+# If you had to *classify* the second image, would you answer "disc", "ring" or "star"? To segment it, you
+# need not choose: each pixel has its own answer, and where each class is, and how large, follows from that.
 #
 # ## A network that does it
 #
-# An FCN takes an image and returns a score for each class at each pixel. The class with the largest
-# score is the prediction. Here is a narrow one, with an eighth of the paper's channels. It has learned
-# nothing yet, but there are as many scores as pixels, whatever the image's size:
+# An FCN takes an image and returns a score for each class at each pixel; the class with the largest score
+# is its prediction. Here is a narrow one, with an eighth of the paper's channels. It has learned nothing
+# yet, but it already returns as many scores as there are pixels, whatever the image's size, Chelsea's too:
 
 # %%
 net = FCN8s(num_classes=training.num_classes, width=1 / 8, padding="same", dropout=0)
-for image, label in (training[1], training[5]):
+for image in (training[1][0], training[5][0], photograph()):
     x = normalise(image[None], net.preprocessing)  # (1, 3, H, W), around 0
     scores = net.forward(x)
     print("in:", x.shape, " out:", scores.shape)
-    assert scores.shape == (1, training.num_classes, *label.shape)
+    assert scores.shape == (1, training.num_classes, *image.shape[:2])
 
 # %% [markdown]
-# Training it is a loop: take a few pictures, compute the scores, measure how wrong they are, go backward
-# to find out how each weight should change, change it. How wrong is the cross-entropy, as in a
-# classifier, averaged over pixels. Notebooks 2 to 7 take all this apart; here we just run it, which may
-# take a minute.
+# Training is a loop. Take a few pictures, compute the scores, measure how wrong they are, go backward to
+# find out how each weight should change, and change it. "How wrong" is the cross-entropy, as in a
+# classifier, averaged over pixels. Notebooks 2 to 7 take all of this apart; for now we just run it, which
+# takes half a minute.
 
 # %%
 STEPS = 800
@@ -117,13 +139,12 @@ axis.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **Predict.** The net now meets pictures that it has never seen. Which mistakes do you expect: wrong
+# **Predict.** The net is about to meet pictures that it has never seen. Which mistakes do you expect: wrong
 # classes, missed shapes, or wrong borders?
 
-# %%
+# %% tags=["hide-input", "hide-output"]
 guesses = [predict(net, picture) for picture, _ in held_out]
 
-# %% tags=["hide-input"]
 figure, axes = plt.subplots(3, 4, figsize=(9, 6.6))
 for column, number in enumerate((0, 7, 12, 20)):
     picture, truth = held_out[number]
@@ -141,22 +162,24 @@ figure.suptitle(f"Pictures that the net has not seen, after {STEPS} steps")
 plt.show()
 
 # %% [markdown]
-# The net finds most shapes, and many get the right class. But each pixel has its own answer, so that one
-# shape may fall into several classes. Borders are rounded, and thin points are lost. And there is one
-# mistake more: in the first picture the net sees shapes in the background's pattern. (It never answers
-# 255: it has no score for that.)
+# <details><summary>What it gets right, and what wrong</summary>
 #
-# How good is that? "Looks fine" is no number.
+# The net finds most shapes, and many of them get the right class. But as each pixel has its own answer,
+# one shape may fall into several classes. Borders are rounded, and thin points are lost. In the first
+# picture it even sees shapes in the pattern of the background. (It never answers 255: it has no score for
+# that.)
+#
+# </details>
 #
 # ## How good is it?
 #
-# The simplest score is *pixel accuracy*: the share of pixels with the right class. Another is *mean IU*,
-# which we shall compute by hand in a moment. Both come from counts that a `ConfusionMatrix` collects.
+# The simplest score is *pixel accuracy*, the share of pixels with the right class. Another is *mean IU*,
+# which you will compute by hand in a moment. Both come from counts that a `ConfusionMatrix` collects.
 #
-# **Predict.** What pixel accuracy has a net that answers "background" everywhere? Look how much of the
-# labels above is black.
+# **Predict.** What pixel accuracy does a net reach that answers "background" everywhere? Look at how much of
+# the labels above is black.
 
-# %%
+# %% tags=["hide-output"]
 matrix = ConfusionMatrix(net.num_classes)
 for guess, (_, truth) in zip(guesses, held_out, strict=True):
     matrix.update(truth, guess)
@@ -167,14 +190,21 @@ assert lazy.pixel_accuracy > 0.7 and lazy.mean_iou < 0.15
 assert matrix.mean_iou > 2 * lazy.mean_iou
 
 # %% [markdown]
-# Most pixels are background, so that a net that has understood nothing gets most of them right. Always
-# look at this baseline beside a score. Mean IU is not fooled. To see why, compute it by hand.
+# <details><summary>Answer</summary>
+#
+# Nearly four fifths. Most pixels are background, so that a net which has understood nothing gets most of
+# them right, as the program did that says "cat" to every pixel of Chelsea's.
+#
+# </details>
+#
+# Always look at this baseline beside a score of pixel accuracy. Mean IU is not fooled by it, and the best
+# way to see why is to compute it by hand.
 #
 # ### A confusion matrix of 36 pixels
 #
 # Two classes, 0 and 1, and some pixels that do not count, labelled 255:
 
-# %% tags=["setup"]
+# %% tags=["setup", "hide-input"]
 TRUTH = np.array(
     [
         [0, 0, 0, 0, 0, 0],
@@ -215,7 +245,7 @@ plt.show()
 #
 # **Predict.** Count the four numbers in the figure.
 
-# %%
+# %% tags=["hide-output"]
 counts = np.zeros((2, 2), int)
 for truth, guess in zip(TRUTH.ravel(), GUESS.ravel(), strict=True):
     if truth != IGNORE:
@@ -252,11 +282,11 @@ for name, value in by_hand.items():
     assert np.isclose(value, small.scores()[name])
 
 # %% [markdown]
-# Of the object's 9 pixels 4 were found, and 3 wrong ones were added: its IU is $4 / (9 + 7 - 4) = 0.33$.
-# Pixel accuracy says 0.76, since the large background carries it.
+# Of the object's 9 pixels 4 were found, and 3 wrong ones were added, so its IU is $4 / (9 + 7 - 4) = 0.33$.
+# Pixel accuracy says 0.76, because the large background carries it.
 #
-# And the net that answers background everywhere? Its union for background is the whole image, so that
-# this IU is its pixel accuracy. All others are 0:
+# And the net that answers "background" everywhere? For this class the union is the whole image, so that its
+# IU equals the pixel accuracy; the IU of every other class is 0, and the mean divides by their number:
 
 # %%
 assert np.isclose(lazy.mean_iou, lazy.pixel_accuracy / net.num_classes)
@@ -270,7 +300,7 @@ assert np.isclose(lazy.mean_iou, lazy.pixel_accuracy / net.num_classes)
 # **Predict.** Which of the four scores stay above 0.95 when the object is missed? Which do when it is
 # painted twice as wide?
 
-# %%
+# %% tags=["hide-output"]
 truth = np.zeros((100, 100), np.uint8)
 truth[45:55, 45:55] = 1
 print(" " * 14, "pixel acc.  mean acc.    mean IU    f.w. IU")
@@ -282,7 +312,14 @@ for name, reach in (("missed", 0), ("twice as wide", 10), ("exact", 5)):
     print(f"{name:14}", *(f"{value:10.3f}" for value in one.scores().values()))
 
 # %% [markdown]
-# Only mean IU is low in both cases. Each score answers another question:
+# <details><summary>Answer</summary>
+#
+# Missed: pixel accuracy and frequency-weighted IU stay above 0.95. Painted twice as wide: pixel accuracy,
+# mean accuracy and frequency-weighted IU do. Only mean IU is low in both cases.
+#
+# </details>
+#
+# Each score answers another question:
 #
 # | score | asks | hides |
 # |---|---|---|
@@ -291,15 +328,29 @@ for name, reach in (("missed", 0), ("twice as wide", 10), ("exact", 5)):
 # | mean IU | how well do the areas match, class by class? | how much of the image is right |
 # | frequency-weighted IU | ... with large classes counting more? | small classes, a little less |
 #
-# Mean IU is what papers report. Two rules belong to it. There is *one* matrix for the whole set of
-# images, not a mean over images: most images lack most classes. And classes that no label has are left
-# out of the mean.
+# Mean IU is what papers report. Two rules belong to it. There is *one* matrix for the whole set of images, not
+# a mean over images: most images lack most classes. And it has to be said what becomes of a class that no label
+# has. If it was never predicted either, its IU is 0/0, and everybody leaves it out. If it was predicted, its IU
+# is 0, and there are two conventions: the usual script (`np.nanmean` over all IUs) counts that 0, while this
+# package leaves the class out, as the truth says nothing about it. On a validation list that has all classes
+# the two agree; on a few pictures they may be far apart:
+
+# %%
+counts = np.array([[8, 2, 0], [1, 8, 1], [0, 0, 0]])  # class 2: predicted once, never labelled
+right, union = np.diag(counts), counts.sum(axis=1) + counts.sum(axis=0) - np.diag(counts)
+iou = right / union
+usual, ours = np.nanmean(iou), iou[counts.sum(axis=1) > 0].mean()
+print(f"mean IU {usual:.3f} by the usual script, {ours:.3f} over the classes that the truth has")
+assert np.isclose(usual, 0.465, atol=5e-4) and np.isclose(ours, 0.697, atol=5e-4)
+
+# %% [markdown]
+# So say by which convention a mean IU was computed, above all where it is one of few pictures.
 #
 # ## What is 255?
 #
-# VOC's labels have a thin border of 255 around each object. No two people would draw an outline alike,
-# to the pixel. So these pixels count for nothing, neither in scores nor in the loss: to learn them would
-# be to learn noise, and to score them would be to score by it.
+# VOC's labels have a thin border of 255 around each object, as Chelsea's has. No two people would draw an
+# outline alike, to the pixel, and where does a whisker end? So these pixels count for nothing, neither in
+# scores nor in the loss: to learn them would be to learn noise, and to score them would be to score by it.
 #
 # Label images are PNGs whose pixels *are* class numbers. A palette beside them says in which colour a
 # viewer shows each number; VOC's has cream for 255:
@@ -315,10 +366,11 @@ axis.set(yticks=[], title="VOC's 21 classes and the label that does not count")
 plt.show()
 
 # %% [markdown]
-# **Predict.** A tool that resizes pictures smoothly resizes a label image, too: between a pixel of class
-# 2 and one of class 12 it puts the mean. Which class is that?
+# **Predict.** You resize a photograph to half its size, and its label image with the same tool, which
+# averages neighbouring pixels. Between a pixel of class 2 and one of class 12 it puts their mean. Which class
+# is that?
 
-# %%
+# %% tags=["hide-output"]
 two = Image.fromarray(np.array([[2, 12]], np.uint8))
 for how in (Image.Resampling.BILINEAR, Image.Resampling.NEAREST):
     row = np.asarray(two.resize((3, 1), how))[0]
@@ -326,13 +378,18 @@ for how in (Image.Resampling.BILINEAR, Image.Resampling.NEAREST):
     assert (7 in row) == (how.name == "BILINEAR") and VOC_CLASSES[7] == "car"
 
 # %% [markdown]
-# It is class 7: where a bicycle meets a dog, there is now a car. The mean of two class numbers means
-# nothing, so labels may only be resized by the nearest neighbour.
+# <details><summary>Answer</summary>
+#
+# It is class 7: where a bicycle meets a dog, there is now a car.
+#
+# </details>
+#
+# The mean of two class numbers means nothing, so labels may only be resized by the nearest neighbour.
 #
 # ## My own data set
 #
-# The package reads any folder in VOC's layout. Here is one, made from three of the drawn pictures and
-# read back:
+# The package reads any folder in VOC's layout. Here is one, made from three of the drawn
+# pictures and read back:
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -346,28 +403,28 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown]
 # Photographs in `JPEGImages` (PNGs, too, in spite of its name), labels of the same names in
-# `SegmentationClass`, a list of names for each split, and the names of the classes. With such a folder,
-# `python -m tinyfcn.train --data FOLDER --out runs/mine` trains on it;
-# [Training](09_training.ipynb#My-own-data-set) says what to expect of a few hundred pictures.
+# `SegmentationClass`, a list of names for each split, and the names of the classes. With such a folder, `python
+# -m tinyfcn.train --data FOLDER --out runs/mine` trains on it; [Training](09_training.ipynb#My-own-data-set)
+# says what to expect of a few hundred pictures.
 #
 # ## Why not a classifier at every pixel?
 #
-# One could cut out a patch around each pixel, classify the patch, and so label the pixel. That was done
-# before FCN (by Ciresan et al. 2012, for instance). A photograph of VOC has about 500x375 pixels, and a
-# classifier like VGG16 takes 224x224.
+# You could also cut out a patch around each of Chelsea's pixels, let a classifier look at the patch, and so
+# label the pixel in its middle. That is how it was done before FCN (by Ciresan et al. 2012, for instance).
+# A classifier like VGG16 takes patches of 224x224.
 #
-# **Predict.** How many patches are that for one photograph, and what share of its pixels has a patch in
-# common with its neighbour?
+# **Predict.** How many patches are that for her photograph, and what share of its pixels does a patch have
+# in common with its neighbour?
 
-# %%
-pixels = 500 * 375
+# %% tags=["hide-output"]
+height, width, _ = photograph().shape
 overlap = 1 - 1 / 224  # two patches of 224 pixels, one pixel apart
-print(f"{pixels:,} patches; neighbours share {overlap:.1%} of their pixels")
+print(f"{height * width:,} patches; neighbours share {overlap:.1%} of their pixels")
 
 # %% [markdown]
-# Nearly the same is computed again and again. A network that is nothing but convolutions computes it
-# once, for all places, since a convolution does the same everywhere. That is the idea of the paper in one
-# sentence, and the rest is how:
+# Nearly the same would be computed again and again. A network that is nothing but convolutions computes it
+# once, for all places, because a convolution does the same everywhere. That is the idea of the paper in one
+# sentence. The rest is how, and each step has a notebook:
 #
 # | notebook | question |
 # |---|---|
@@ -387,13 +444,25 @@ print(f"{pixels:,} patches; neighbours share {overlap:.1%} of their pixels")
 # %% [markdown]
 # ### Exercise 1: count
 #
-# Write the confusion matrix without a loop over pixels. Hint: `np.bincount` counts how often each number
-# occurs, and $i C + j$ is one number for a pair of classes.
+# Write the confusion matrix without a loop over pixels.
+#
+# <details><summary>Hint 1</summary>
+#
+# Give each pair of classes (truth, prediction) a number of its own, so that there is one number at each pixel.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# $i C + j$ is such a number, if it fits into the array's type, and `np.bincount` counts how often each occurs.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def confusion(truth, guess, num_classes):
-    """Counts (num_classes, num_classes) of two uint8 arrays of one shape; 255 in truth does not count."""
+    """Counts (num_classes, num_classes) of two uint8 arrays; 255 in truth does not count."""
     raise NotImplementedError
+
 
 # %% tags=["check"]
 with attempt():
@@ -404,11 +473,16 @@ with attempt():
     matrix = ConfusionMatrix(21)
     matrix.update(a, b)
     found, expected = confusion(a, b, 21), matrix.counts
-    assert found.shape == (21, 21), f"shape {found.shape}, expected (21, 21)"
+    assert found.shape == (21, 21), (
+        f"shape {found.shape}, expected (21, 21): did you ask for minlength?"
+    )
     assert not np.array_equal(found, expected.T), "rows are the truth, columns the prediction"
-    assert found.sum() == (a != 255).sum(), "every pixel that counts is counted once, and no other"
+    lost = int(found.sum()) - int((a != 255).sum())
+    assert lost == 0, f"{lost:+} pixels: does 255 count in it, or is something else left out?"
     wrong = np.argwhere(found != expected)
-    assert not len(wrong), f"wrong at row, column {wrong[0]}: do all your numbers fit into {a.dtype}?"
+    assert not len(wrong), (
+        f"wrong at row, column {wrong[0]}: do all your numbers fit into {a.dtype}?"
+    )
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -428,18 +502,34 @@ with attempt():
 # %% [markdown]
 # ### Exercise 2: mean IU
 #
-# Compute mean IU from a confusion matrix in which some classes may have no pixel in the truth. Those are
-# left out of the mean, even if they were predicted.
+# Compute mean IU from a confusion matrix in which some classes may have no pixel in the truth. By this
+# package's convention those are left out of the mean, even if they were predicted.
+#
+# <details><summary>Hint 1</summary>
+#
+# For each class you need three numbers: the intersection is on the diagonal, and the sums of a row and of a
+# column are how often the class is in the truth and in the prediction.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Row plus column counts the intersection twice. Choose the classes before you divide, or you divide by 0.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def mean_iu(counts):
     """Mean intersection over union of the classes that the truth has."""
     raise NotImplementedError
 
+
 # %% tags=["check"]
 with attempt():
     found = mean_iu(np.array([[8, 2], [1, 9]]))
-    assert np.isclose(found, (8 / 11 + 9 / 12) / 2), f"{found:.3f}, expected the mean of 8/11 and 9/12"
+    assert np.isclose(found, (8 / 11 + 9 / 12) / 2), (
+        f"{found:.3f}, expected the mean of 8/11 and 9/12"
+    )
     found = mean_iu(np.array([[8, 2, 0], [1, 8, 1], [0, 0, 0]]))
     expected = "class 2 is not in the truth: expected the mean of 8/11 and 8/12"
     assert np.isclose(found, (8 / 11 + 8 / 12) / 2), f"{found:.3f}, but {expected}"
@@ -462,11 +552,25 @@ with attempt():
 # ### Exercise 3: from colours to classes
 #
 # A colleague sends labels as pictures in VOC's colours, not as class numbers. Turn them back.
+#
+# <details><summary>Hint 1</summary>
+#
+# `palette()` is an array (256, 3): the colour of each number. You look for the row that equals the pixel.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Compare all pixels with all colours at once, by giving the picture an axis more. A pixel and a colour agree
+# where all three channels do.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def decode(picture):
     """Class numbers (H, W) uint8 of a picture (H, W, 3) uint8 in the colours of `palette()`."""
     raise NotImplementedError
+
 
 # %% tags=["check"]
 with attempt():
@@ -487,10 +591,10 @@ with attempt():
 #     return same.argmax(axis=-1).astype(np.uint8)
 # ```
 #
-# All three channels must agree: many classes share one or two of them. Who looks for the nearest colour
-# instead must leave uint8 first: there, the square of 64 is 0.
+# All three channels must agree, since many classes share one or two of them. If you looked for the nearest
+# colour instead, you had to leave uint8 before you squared a difference: in uint8, the square of 64 is 0.
 #
 # </details>
 
 # %% [markdown]
-# Next: [Convolution](02_convolution.ipynb), of which everything else is made.
+# Next: Chelsea meets the operation of which everything else is made, [Convolution](02_convolution.ipynb).

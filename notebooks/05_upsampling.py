@@ -13,25 +13,36 @@
 # %% [markdown]
 # # 5. Upsampling
 #
-# Scores lie 32 pixels apart, but every pixel wants a label. FCN's answer is the transposed convolution, which is a convolution
-# run backwards. And where scores are spread, one must know to the half pixel where they lie.
-#
-# You will be able to
-#
-# - compute a transposed convolution in three ways, and say why they agree;
-# - write its backward pass without deriving anything new;
-# - derive the bilinear kernel, and upsample with two small matrices instead;
-# - say where checkerboards come from;
-# - derive FCN's crops, 19; 5, 27; 5, 9, 31, and say what the padding of 100 is for, and when to leave it out.
-#
-# Takes about 75 minutes. It builds on [Convolution](02_convolution.ipynb) and [Fully connected is
-# convolution](04_fully_connected.ipynb).
+# Suppose that a network has looked at Chelsea's photograph and answered as well as it can: it knows of every
+# 32x32 pixels what share of them is cat. These are 10 by 15 answers, and you want 300 by 451. So you enlarge the
+# map, and lay it on the photograph. The two pictures on the right were made in just this way, from the same
+# answers and by the same operation. Only one of them can be right, and no line of code complains about the other.
 
-# %% tags=["setup"]
+# %% tags=["setup", "hide-input"]
+import os
 from math import prod
 
 import numpy as np
-from lesson import BLACK, BLUE, COLOURS, ORANGE, RED, SKY, attempt, plt, seconds, show_source
+from lesson import (
+    BLACK,
+    BLUE,
+    CAT,
+    COLOURS,
+    ORANGE,
+    RED,
+    SKY,
+    attempt,
+    expect,
+    photograph,
+    photograph_label,
+    plt,
+    seconds,
+    see,
+    show_source,
+    slider,
+    tiles,
+    vgg16,
+)
 
 from tinyfcn import ops
 from tinyfcn.backend import describe_device
@@ -44,16 +55,46 @@ from tinyfcn.models.vgg import VGG
 
 rng = np.random.default_rng(0)
 
+# %% tags=["hide-input"]
+cat, cat_label = photograph(), photograph_label()
+is_cat = np.pad(cat_label == CAT, ((0, 20), (0, 29)), mode="edge")  # to sides that 32 divides
+share = is_cat.reshape(10, 32, 15, 32).mean(axis=(1, 3))
+scores = np.stack([1 - share, share])[None]  # (1, 2, 10, 15): of background, and of cat
+
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.3))
+axes[0].imshow(share, extent=(0, 480, 320, 0))
+large, _ = ops.upsample_bilinear_forward(scores, 64, 32)
+for axis, crop in (axes[1], 0), (axes[2], 16):
+    found = large[0, :, crop:, crop:][:, :300, :451].argmax(axis=0)
+    axis.imshow(np.where(found[..., None], cat, cat // 4))
+    axis.contour(found, levels=[0.5], colors="white", linewidths=2)
+for axis, title in zip(axes, ("10 by 15 answers", "enlarged", "enlarged, too")):
+    axis.set_title(title, fontsize=11)
+    axis.set(xlim=(0, 450), ylim=(299, 0))
+    axis.axis("off")
+plt.show()
+
 # %% [markdown]
+# There are two questions in this. *How* does one enlarge a map, so that a network can do it, and be trained
+# through it? FCN's answer is the transposed convolution, a convolution run backwards. And *where* does the
+# enlarged map belong? That has to be known to the half pixel. The numbers 100, 19, 5, 27, 9 and 31 in the
+# authors' files answer it; they look like magic, and by the end of this notebook you can compute each of them
+# by hand.
+#
+# Takes about 75 minutes. It builds on [Convolution](02_convolution.ipynb) and [Fully connected is
+# convolution](04_fully_connected.ipynb).
+#
 # ## Spreading instead of collecting
 #
-# At stride 2, a convolution moves its window by two inputs, collects what it sees, and writes one output. A transposed
-# convolution does it the other way round: each input *spreads* the kernel, weighted by its value, and where the copies overlap,
-# they add up. We begin with one dimension.
+# At stride 2, a convolution moves its window by two inputs, collects what it sees, and writes one output. A
+# transposed convolution does it the other way round: each input *spreads* the kernel, weighted by its value,
+# and where the copies overlap, they add up. Let us begin with one dimension.
 #
-# **Predict.** x = (1, 3, 2), the kernel is (1, 3, 3, 1), the stride 2. How long is the answer? What is its third number?
+# **Predict.** x = (1, 3, 2), the kernel is (1, 3, 3, 1), the stride 2. How long is the answer? What is its
+# third number?
 
-# %%
+
+# %% tags=["hide-output"]
 def spread(x, w, stride):
     """Transposed convolution of x (n,) with w (k,): y ((n - 1) stride + k,)."""
     y = np.zeros((len(x) - 1) * stride + len(w))
@@ -66,60 +107,105 @@ x, w = np.array([1.0, 3.0, 2.0]), np.array([1.0, 3.0, 3.0, 1.0])
 y = spread(x, w, stride=2)
 print(y)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 figure, axis = plt.subplots()
 bottom = np.zeros(len(y))
 for r, value in enumerate(x):
     places = np.arange(2 * r, 2 * r + 4)
-    axis.bar(places, value * w, bottom=bottom[places], color=COLOURS[r], label=f"x[{r}] = {value:.0f}, times the kernel")
+    axis.bar(
+        places,
+        value * w,
+        bottom=bottom[places],
+        color=COLOURS[r],
+        label=f"x[{r}] = {value:.0f}, times the kernel",
+    )
     bottom[places] += value * w
 axis.plot(range(len(y)), y, "o", color=BLACK, label="y")
 axis.set(xlabel="output", ylabel="value")
-axis.set_title("Stride 2, kernel (1, 3, 3, 1): each input adds its copy, two outputs further than the last")
+axis.set_title(
+    "Stride 2, kernel (1, 3, 3, 1): each input adds its copy, two outputs further than the last"
+)
 axis.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The package's operation is the same in two dimensions, with channels: `weight` is (C_in, C_out, k_h, k_w), and padding p
-# *removes* p rows and columns at each border. The size is that of a convolution's input: $(H - 1) s - 2 p + k$.
+# The package's operation is the same in two dimensions, with channels: `weight` is (C_in, C_out, k_h, k_w), and
+# padding p *removes* p rows and columns at each border. The size is that of a convolution's input: $(H - 1) s -
+# 2 p + k$.
 #
-# **Predict.** x is 1x3 here, the kernel 1x4. What shape does the answer have at stride (1, 2)? And with a padding of (0, 1)?
+# **Predict.** x is 1x3 here, the kernel 1x4. What shape does the answer have at stride (1, 2)? And with a
+# padding of (0, 1)?
 
-# %%
+# %% tags=["hide-output"]
 same, _ = ops.conv_transpose2d_forward(x.reshape(1, 1, 1, 3), w.reshape(1, 1, 1, 4), stride=(1, 2))
-padded, _ = ops.conv_transpose2d_forward(x.reshape(1, 1, 1, 3), w.reshape(1, 1, 1, 4), stride=(1, 2), padding=(0, 1))
+padded, _ = ops.conv_transpose2d_forward(
+    x.reshape(1, 1, 1, 3), w.reshape(1, 1, 1, 4), stride=(1, 2), padding=(0, 1)
+)
 assert np.array_equal(same[0, 0, 0], y)
 assert np.array_equal(padded[0, 0, 0], y[1:-1])
 print(same.shape, padded.shape)
 
+# %% tags=["hide-input"]
+small, spreader = np.array([[1, 0, 2], [0, 3, 1], [2, 1, 0]]), np.outer([1, 2, 1], [1, 2, 1])
+
+
+def spreading(step):
+    """SVG: the inputs, and the sum of the copies that have been spread by then."""
+    y, new = np.zeros((7, 7)), np.full((7, 7), "#e8e8e8", object)
+    for number in range(step + 1):
+        r, c = divmod(number, 3)
+        y[2 * r : 2 * r + 3, 2 * c : 2 * c + 3] += small[r, c] * spreader
+    new[2 * r : 2 * r + 3, 2 * c : 2 * c + 3] = "#f2b84b"
+    inputs = np.full((3, 3), "#cfe3f2", object)
+    inputs[r, c] = "#f2b84b"
+    words = [(10, 20, "x"), (10, 175, "kernel"), (190, 20, "y")]
+    text = "".join(f'<text x="{a}" y="{b}" font-size="14">{word}</text>' for a, b, word in words)
+    drawn = tiles(small, 10, 30, 40, inputs) + tiles(spreader, 10, 185, 40)
+    return text + drawn + tiles(y, 190, 30, 40, new)
+
+
+captions = [
+    f"Input ({k // 3}, {k % 3}) is {small.flat[k]}, and adds {small.flat[k]} times the kernel."
+    for k in range(9)
+]
+slider([spreading(k) for k in range(9)], captions, 480, 350)
+
 # %% [markdown]
+# Move the slider, and watch at stride 2 how each input adds its copy, and where copies overlap.
+#
 # ## First view: the backward pass of a convolution
 #
-# Where have we met this before? In the convolution's input gradient: each output hands its gradient back to the inputs of its
-# window, weighted by the kernel ([Convolution](02_convolution.ipynb)). That is spreading. The paper calls the operation
-# "backwards convolution" (section 3.3): swap the two passes of a convolution.
+# You have met this before, in the convolution's input gradient: each output hands its gradient back to the
+# inputs of its window, weighted by the kernel ([Convolution](02_convolution.ipynb)), and that is spreading. The
+# paper calls the operation "backwards convolution" (section 3.3): swap the two passes of a convolution.
 
 # %%
 image = rng.standard_normal((1, 3, 11, 13))
 weight = rng.standard_normal((4, 3, 5, 3))
-small, cache = ops.conv2d_forward(image, weight, stride=2, padding=1)  # 3 channels to 4, and smaller
+small, cache = ops.conv2d_forward(
+    image, weight, stride=2, padding=1
+)  # 3 channels to 4, and smaller
 
 scores = rng.standard_normal(small.shape)
 dx, _, _ = ops.conv2d_backward(scores, cache)  # the input gradient, with scores as dy
-spread_out, _ = ops.conv_transpose2d_forward(scores, weight, stride=2, padding=1)  # 4 channels to 3, and larger
+spread_out, _ = ops.conv_transpose2d_forward(
+    scores, weight, stride=2, padding=1
+)  # 4 channels to 3, and larger
 assert spread_out.shape == image.shape and np.allclose(spread_out, dx)
 
 # %% [markdown]
-# The weight is the same array: (4, 3, 5, 3) is (C_out, C_in, ...) of the convolution, and (C_in, C_out, ...) of its transpose.
+# The weight is the same array: (4, 3, 5, 3) is (C_out, C_in, ...) of the convolution, and (C_in, C_out, ...) of
+# its transpose.
 #
 # ## Second view: a transposed matrix
 #
-# A convolution is linear in x, so there is a matrix A with y = A x. Its columns are what the convolution makes of unit vectors.
-# We feed it the rows of an identity matrix, as a batch.
+# A convolution is linear in x, so there is a matrix A with y = A x. Its columns are what the convolution makes
+# of unit vectors. We feed it the rows of an identity matrix, as a batch.
+
 
 # %%
 def matrix_of_convolution(weight, size, stride):
-    """A of (outputs, inputs), for a convolution of one channel on inputs of this (height, width)."""
+    """A of (outputs, inputs), for a convolution of one channel on inputs (height, width)."""
     units = np.eye(prod(size)).reshape(-1, 1, *size)
     return ops.conv2d_forward(units, weight, stride=stride)[0].reshape(len(units), -1).T
 
@@ -131,14 +217,16 @@ print(A.astype(int))
 # %% [markdown]
 # **Predict.** Each row is the kernel, moved by the stride. What is in a column? And in a row of the transpose?
 
-# %%
+# %% tags=["hide-input", "hide-output"]
 x = rng.standard_normal(3)
 assert np.allclose(A.T @ x, spread(x, kernel_1d.ravel(), 2))
 
 kernel_2d = np.arange(1.0, 10.0).reshape(1, 1, 3, 3)
 A_2d = matrix_of_convolution(kernel_2d, (7, 7), stride=2)
 maps = rng.standard_normal((1, 1, 3, 3))
-assert np.allclose(A_2d.T @ maps.ravel(), ops.conv_transpose2d_forward(maps, kernel_2d, stride=2)[0].ravel())
+assert np.allclose(
+    A_2d.T @ maps.ravel(), ops.conv_transpose2d_forward(maps, kernel_2d, stride=2)[0].ravel()
+)
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 4), width_ratios=[5, 2, 4])
 for axis, matrix, title in (
@@ -146,16 +234,26 @@ for axis, matrix, title in (
     (axes[1], A.T, "its transpose:\n3 to 8"),
     (axes[2], A_2d.T, "transpose in two\ndimensions: 3x3 to 7x7"),
 ):
-    axis.imshow(np.where(matrix == 0, np.nan, matrix), aspect="auto" if matrix.size > 24 else "equal")
+    axis.imshow(
+        np.where(matrix == 0, np.nan, matrix), aspect="auto" if matrix.size > 24 else "equal"
+    )
     axis.set_title(title, fontsize=10)
     axis.set(xlabel="from", ylabel="to")
-figure.suptitle("Most entries are zero (white); equal colours are one and the same weight", fontsize=11)
+figure.suptitle(
+    "Most entries are zero (white); equal colours are one and the same weight", fontsize=11
+)
 plt.show()
 
 # %% [markdown]
-# A column of A lists the outputs that one input reaches; transposed, it is a row: the inputs that one output collects from.
-# Hence the name, *transposed* convolution. "Deconvolution", as the paper and Caffe have it, promises more than it keeps: the
-# inverse would give x back.
+# <details><summary>Answer</summary>
+#
+# A column of A lists the outputs that one input reaches; transposed, it is a row: the inputs that one output
+# collects from.
+#
+# </details>
+#
+# Hence the name *transposed* convolution. "Deconvolution", as the paper and Caffe call it, promises more than
+# it keeps: an inverse would give x back.
 
 # %%
 x = rng.standard_normal(8)
@@ -164,14 +262,13 @@ assert not np.allclose(A.T @ (A @ x), x)
 # %% [markdown]
 # ## Third view: zeros in between, then a convolution
 #
-# Put s - 1 zeros between the inputs. Spreading the kernel at stride s is now spreading it at stride 1, as zeros spread nothing.
-# And spreading at stride 1 is an ordinary convolution, with the kernel turned round.
-#
-# **Predict.** Why turned round?
+# Put s - 1 zeros between the inputs. Spreading the kernel at stride s is now spreading it at stride 1, as zeros
+# spread nothing. And spreading at stride 1 is an ordinary convolution, with the kernel turned round.
+
 
 # %%
 def by_insertion(x, weight, stride):
-    """Transposed convolution of x (N, C_in, H, W) with weight (C_in, C_out, k, k) by inserting zeros."""
+    """Transposed convolution of x (N, C_in, H, W) with weight (C_in, C_out, k, k)."""
     n, channels, height, width = x.shape
     apart = np.zeros((n, channels, (height - 1) * stride + 1, (width - 1) * stride + 1))
     apart[:, :, ::stride, ::stride] = x
@@ -183,25 +280,30 @@ x, weight = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((3, 6, 4, 4))
 assert np.allclose(by_insertion(x, weight, 2), ops.conv_transpose2d_forward(x, weight, stride=2)[0])
 
 # %% [markdown]
-# Spread: weight w[i] of input r goes to output r + i. Collect: output q takes input r = q - i with weight w[i]. As i goes up,
-# the input goes down, where a convolution reads both upwards: so the kernel is reversed.
-#
-# This view is good for understanding (it says "a filter over a sparse image") and bad for computing: with s = 32, all but one
-# of 1024 inputs are zeros, which are multiplied all the same.
-
-# %%
-x, weight = rng.standard_normal((1, 4, 8, 8)), rng.standard_normal((4, 4, 16, 16))
-spreading = seconds(lambda: ops.conv_transpose2d_forward(x, weight, stride=8))
-inserting = seconds(lambda: by_insertion(x, weight, 8))
-print(f"stride 8: {1e3 * spreading:.1f} ms by spreading, {1e3 * inserting:.1f} ms with zeros inserted")
+# **Predict.** Why must the kernel be turned round?
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Spread: weight w[i] of input r goes to output r + i. Collect: output q takes input r = q - i with weight w[i].
+# As i goes up, the input goes down, where a convolution reads both upwards: so the kernel is reversed.
+#
+# </details>
+#
+# This view is good for understanding (it says "a filter over a sparse image") and bad for computing: with s =
+# 32, all but one of 1024 inputs are zeros, and they are multiplied all the same.
+#
 # ## The backward pass
 #
 # **Predict.** What is the backward pass of a "backwards convolution"?
+
+# %% [markdown]
+# <details><summary>Answer</summary>
 #
 # With $y = A^T x$ the chain rule gives $dx = A\, dy$: a convolution of dy with the same kernel, at the same stride. The
 # backward pass of a backwards convolution is the convolution.
+#
+# </details>
 #
 # And dw? Again in one dimension: in the convolution, weight i joins input $rs + i$ to output r, so its
 # gradient is the sum of $dy[r]\, x[rs + i]$ over r. Here the two have changed places: it is the sum of
@@ -211,8 +313,22 @@ print(f"stride 8: {1e3 * spreading:.1f} ms by spreading, {1e3 * inserting:.1f} m
 show_source(ops.conv_transpose2d_backward)
 
 # %%
-x, weight, bias = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((3, 2, 4, 4)), rng.standard_normal(2)
-print(check_gradient(ops.conv_transpose2d_forward, ops.conv_transpose2d_backward, x, weight, bias, stride=2, padding=1))
+x, weight, bias = (
+    rng.standard_normal((2, 3, 4, 5)),
+    rng.standard_normal((3, 2, 4, 4)),
+    rng.standard_normal(2),
+)
+print(
+    check_gradient(
+        ops.conv_transpose2d_forward,
+        ops.conv_transpose2d_backward,
+        x,
+        weight,
+        bias,
+        stride=2,
+        padding=1,
+    )
+)
 
 y, cache = ops.conv_transpose2d_forward(x, weight, stride=2, padding=1)
 dy = rng.standard_normal(y.shape)
@@ -222,21 +338,21 @@ assert np.allclose(dx, ops.conv2d_forward(dy, weight, stride=2, padding=1)[0])
 # %% [markdown]
 # ## The bilinear kernel
 #
-# Which kernel should an upsampling layer start from? The paper takes the one that interpolates linearly. Let us derive it, in
-# one dimension.
+# Which kernel should an upsampling layer start from? The paper takes the one that interpolates linearly. Let us
+# derive it, in one dimension.
 #
 # Kernel k, stride s: we say that input r lies at the centre of its copy, at output $r s + (k - 1) / 2$.
 # So output i lies at the input coordinate
 #
 # $$t = \frac{i - (k - 1) / 2}{s}$$
 #
-# Linear interpolation at t weights input r by $\max(0,\, 1 - |t - r|)$: 1 at the input itself, 0 at its neighbours. And the
-# weight of input r in output i is, by definition, tap $i - r s$ of the kernel. For r = 0:
+# Linear interpolation at t weights input r by $\max(0,\, 1 - |t - r|)$: 1 at the input itself, 0 at its
+# neighbours. And the weight of input r in output i is, by definition, tap $i - r s$ of the kernel. For r = 0:
 #
 # $$f[i] = 1 - \frac{|i - (k - 1) / 2|}{s}$$
 #
-# A triangle. It is positive within s of the centre, which makes 2 s taps if the centre lies between two outputs, and 2 s - 1 if
-# it lies on one.
+# A triangle. It is positive within s of the centre, which makes 2 s taps if the centre lies between two
+# outputs, and 2 s - 1 if it lies on one.
 
 # %%
 show_source(ops.bilinear_filter)
@@ -247,20 +363,34 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
 for axis, k in zip(axes, (8, 7)):
     for r in range(3):
         places = 4 * r + np.arange(k)
-        axis.plot(places, ops.bilinear_filter(k), "o-", color=COLOURS[r], markersize=5, label=f"copy of input {r}")
+        axis.plot(
+            places,
+            ops.bilinear_filter(k),
+            "o-",
+            color=COLOURS[r],
+            markersize=5,
+            label=f"copy of input {r}",
+        )
         axis.axvline(4 * r + (k - 1) / 2, color=COLOURS[r], linestyle=":", linewidth=1)
     axis.plot(spread(np.ones(3), ops.bilinear_filter(k), 4), color=BLACK, linewidth=1, label="sum")
-    axis.set(xlabel="output", title=f"stride 4, kernel {k}: centres {'between' if k % 2 == 0 else 'on'} outputs")
+    axis.set(
+        xlabel="output",
+        title=f"stride 4, kernel {k}: centres {'between' if k % 2 == 0 else 'on'} outputs",
+    )
     axis.set_xticks(range(0, 17, 4))
 axes[0].set_ylabel("weight")
-figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
-figure.suptitle("The copies sum to 1, but for the border, where only one input reaches", fontsize=11)
+figure.legend(
+    *axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4
+)
+figure.suptitle(
+    "The copies sum to 1, but for the border, where only one input reaches", fontsize=11
+)
 plt.show()
 
 # %% [markdown]
 # **Predict.** NumPy has a linear interpolation, `np.interp`. Where will the two agree, and where not?
 
-# %%
+# %% tags=["hide-output"]
 for stride, k in ((2, 4), (2, 3), (8, 16), (32, 63), (32, 64)):
     values = rng.standard_normal(6)
     up = spread(values, ops.bilinear_filter(k), stride)
@@ -268,16 +398,23 @@ for stride, k in ((2, 4), (2, 3), (8, 16), (32, 63), (32, 64)):
     inside = (t >= 0) & (t <= 5)
     assert np.allclose(up[inside], np.interp(t, range(6), values)[inside])
     assert np.allclose(up[t < 0], values[0] * (1 + t[t < 0]))  # outside, it fades to 0
+    print(f"stride {stride}, kernel {k}: {inside.sum()} of {len(up)} agree")
 
 # %% [markdown]
-# Between the first and the last input they agree. Outside, `np.interp` repeats the last value, and the transposed convolution
-# fades to zero: no neighbour is there to add its part. Remember this for FCN's borders.
+# <details><summary>Answer</summary>
 #
-# In two dimensions the kernel is the product of a vertical and a horizontal triangle, which is bilinear interpolation. For
-# classes it must not mix: class a's scores make class a's scores. So the weight (C, C, k, k) has kernels on the diagonal and
-# zeros elsewhere.
+# Between the first and the last input they agree. Outside, `np.interp` repeats the last value, and the
+# transposed convolution fades to zero: no neighbour is there to add its part.
+#
+# </details>
+#
+# Remember the fading for FCN's borders.
+#
+# In two dimensions the kernel is the product of a vertical and a horizontal triangle, which is bilinear
+# interpolation. For classes it must not mix: class a's scores make class a's scores. So the weight (C, C, k, k)
+# has kernels on the diagonal and zeros elsewhere.
 
-# %%
+# %% tags=["hide-input"]
 weight = ops.bilinear_weight(3, 8)
 assert np.allclose(weight[1, 1], np.outer(ops.bilinear_filter(8), ops.bilinear_filter(8)))
 
@@ -295,8 +432,8 @@ plt.show()
 # %% [markdown]
 # ## Two small matrices do the same
 #
-# With 21 classes, 20 of 21 kernels are zeros. And the kernel that is left is a product of two triangles: interpolate down the
-# columns, then along the rows. For one class, a map x becomes
+# With 21 classes, 20 of 21 kernels are zeros. And the kernel that is left is a product of two triangles:
+# interpolate down the columns, then along the rows. For one class, a map x becomes
 #
 # $$y = U_h\, x\, U_w^T$$
 #
@@ -312,21 +449,31 @@ dense, _ = ops.conv_transpose2d_forward(x, ops.bilinear_weight(21, 64), stride=3
 assert np.allclose(up, dense, atol=1e-4)
 assert np.allclose(up[0, 5], up_h @ x[0, 5] @ up_w.T, atol=1e-5)
 
-figure, axes = plt.subplots(1, 3, figsize=(8, 3.2))
+# %% [markdown]
+# And here it is with real answers: the map of VGG16 that found Chelsea's eyes in notebook 3, 10 by 15 units
+# of pool5, goes between the two matrices, and what comes out is laid on the photograph.
+
+# %% tags=["hide-input"]
+VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
+eyes = see(vgg16(VGG16_FILE), cat)["pool5"][201]
+large, (up_h, up_w, _) = ops.upsample_bilinear_forward(eyes[None, None], 64, 32)
+figure, axes = plt.subplots(1, 4, figsize=(9, 2.2), width_ratios=[1, 2, 3, 3.4])
 for axis, values, title in (
     (axes[0], up_h, f"$U_h$: {up_h.shape[0]}x{up_h.shape[1]}"),
-    (axes[1], x[0, 5], "x: 16x16"),
-    (axes[2], up[0, 5], "y: 544x544"),
+    (axes[1], eyes, "x: {}x{}".format(*eyes.shape)),
+    (axes[2], up_w.T, f"$U_w^T$: {up_w.shape[1]}x{up_w.shape[0]}"),
 ):
-    axis.imshow(values, aspect="auto")
-    axis.set_title(title)
-    axis.set(xlabel="column", ylabel="row")
+    axis.imshow(values, aspect="auto", interpolation="antialiased")
+    axis.set(title=title, xticks=[], yticks=[])
+heat = large[0, 0, 16:316, 16:467]
+axes[3].imshow((0.2 + 0.8 * heat / heat.max())[..., None] * cat / 255)
+axes[3].set(title="y, on the photograph", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
 # **Predict.** How much faster? Think of the numbers in the weights: 21 x 21 x 64 x 64 against two matrices of 544x16.
 
-# %%
+# %% tags=["hide-output"]
 rows = []
 for name, size, k, s in ("upscore", 16, 64, 32), ("upscore16", 35, 32, 16), ("upscore8", 71, 16, 8):
     x, weight = rng.standard_normal((1, 21, size, size), np.float32), ops.bilinear_weight(21, k)
@@ -335,7 +482,11 @@ for name, size, k, s in ("upscore", 16, 64, 32), ("upscore16", 35, 32, 16), ("up
     rows.append((name, weight.size, 2 * ((size - 1) * s + k) * size, slow, fast))
 print(describe_device(np))
 for name, dense, small, slow, fast in rows:
-    print(f"{name}: {dense:>9,} weights {1e3 * slow:5.1f} ms, {small:>6,} {1e3 * fast:4.1f} ms: {slow / fast:.0f} times")
+    with_weights, with_two = (
+        f"{dense:>9,} weights {1e3 * slow:5.1f} ms",
+        f"{small:>6,} {1e3 * fast:4.1f} ms",
+    )
+    print(f"{name}: {with_weights}, {with_two}: {slow / fast:.0f} times")
     assert fast < slow
 
 # %% [markdown]
@@ -343,13 +494,22 @@ for name, dense, small, slow, fast in rows:
 
 # %%
 show_source(ops.upsample_bilinear_backward)
-print(check_gradient(ops.upsample_bilinear_forward, ops.upsample_bilinear_backward, rng.standard_normal((2, 3, 4, 5)), 8, 4))
+print(
+    check_gradient(
+        ops.upsample_bilinear_forward,
+        ops.upsample_bilinear_backward,
+        rng.standard_normal((2, 3, 4, 5)),
+        8,
+        4,
+    )
+)
 
 # %% [markdown]
 # ## Is the bilinear kernel fixed or learned?
 #
-# Both occur. The paper fixes the last upsampling to bilinear, and lets the x2 layers start there and learn (section 4.3); the
-# networks that its authors published fix them all. The package's `learn_upsampling` offers "none", "skip" and "all".
+# Both occur. The paper fixes the last upsampling to bilinear, and lets the x2 layers start there and learn
+# (section 4.3); the networks that its authors published fix them all. The package's `learn_upsampling` offers
+# "none", "skip" and "all".
 #
 # What is there to learn? Take pictures, shrink them to half, and let a kernel of 4x4 learn to bring them back.
 
@@ -375,13 +535,21 @@ bilinear = ops.bilinear_weight(1, 4, np.float64)
 from_bilinear, errors_b = learn(bilinear)
 from_noise, errors_n = learn(0.1 * rng.standard_normal((1, 1, 4, 4)))
 
-# %%
+# %% tags=["hide-input"]
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.6), width_ratios=[1, 1, 1, 1.7])
 titles = "bilinear", "learned from it", "learned from noise"
 for axis, kernel, title in zip(axes, (bilinear, from_bilinear, from_noise), titles):
     axis.imshow(kernel[0, 0], vmin=-0.1, vmax=0.8)
     for (r, c), value in np.ndenumerate(kernel[0, 0]):
-        axis.text(c, r, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if value < 0.4 else "black")
+        axis.text(
+            c,
+            r,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if value < 0.4 else "black",
+        )
     axis.set_title(title, fontsize=10)
     axis.set(xticks=[], yticks=[])
 axes[3].plot(errors_b, label="from bilinear")
@@ -390,19 +558,20 @@ axes[3].axhline(errors_b[0], color=BLACK, linestyle=":", linewidth=1, label="bil
 axes[3].set(xlabel="step", ylabel="squared error", yscale="log")
 axes[3].legend(frameon=False, fontsize=9)
 plt.show()
-print(f"bilinear {errors_b[0]:.5f}, learned from it {errors_b[-1]:.5f} ({errors_b[-1] / errors_b[0] - 1:+.0%})")
+change = errors_b[-1] / errors_b[0] - 1
+print(f"bilinear {errors_b[0]:.5f}, learned from it {errors_b[-1]:.5f} ({change:+.0%})")
 assert errors_b[-1] < errors_b[0]
 
 # %% [markdown]
-# Even from noise, descent finds a hill in the middle, much like the bilinear one; learned, it is somewhat sharper. Bilinear is
-# a good start and not far from the end, and fixing it costs no parameters: the dense weights of FCN-32s's `upscore` alone would be 1.8
-# million.
+# Even from noise, descent finds a hill in the middle, much like the bilinear one; learned, it is somewhat
+# sharper. Bilinear is a good start and not far from the end, and fixing it costs no parameters: the dense
+# weights of FCN-32s's `upscore` alone would be 1.8 million.
 #
 # ## Checkerboards
 #
 # **Predict.** A kernel of 3x3 spreads at stride 2. How many inputs reach each output? Is it the same number everywhere?
 
-# %%
+# %% tags=["hide-input", "hide-output"]
 figure, axes = plt.subplots(2, 3, figsize=(8, 5.4))
 draws = np.random.default_rng(3)
 for (above, below), (k, s) in zip(axes.T, ((3, 2), (4, 2), (5, 3))):
@@ -418,16 +587,22 @@ for (above, below), (k, s) in zip(axes.T, ((3, 2), (4, 2), (5, 3))):
 plt.show()
 
 # %% [markdown]
-# Where the stride does not divide the kernel, outputs are reached by different numbers of inputs, in a regular pattern: a
-# checkerboard (Odena, Dumoulin and Olah, 2016). Where it divides, as 4 by 2, all are reached by the same number.
+# <details><summary>Answer</summary>
 #
-# But look at the lower row: with a random kernel, 4 by 2 has a pattern as well. What counts is not how many weights reach an
-# output but their sum. Outputs $0, s, 2s, ...$ see taps $0, s, 2s, ...$ of the kernel, outputs $1, s + 1, ...$ the taps from 1
-# on: each of the s *phases* has taps of its own. A constant map stays constant if all phases have the same sum.
+# Where the stride does not divide the kernel, outputs are reached by different numbers of inputs, in a regular
+# pattern: a checkerboard (Odena, Dumoulin and Olah, 2016). Where it divides, as 4 by 2, all are reached by the
+# same number.
+#
+# </details>
+#
+# But look at the lower row: with a random kernel, 4 by 2 has a pattern as well. What counts is not how many
+# weights reach an output but their sum. Outputs $0, s, 2s, ...$ see taps $0, s, 2s, ...$ of the kernel, outputs
+# $1, s + 1, ...$ the taps from 1 on: each of the s *phases* has taps of its own. A constant map stays constant
+# if all phases have the same sum.
 #
 # **Predict.** Is the bilinear kernel of 3 at stride 2, with its uneven overlap, free of it?
 
-# %%
+# %% tags=["hide-output"]
 for k, s in (3, 2), (4, 2), (63, 32), (64, 32):
     sums = [ops.bilinear_filter(k)[phase::s].sum() for phase in range(s)]
     assert np.allclose(sums, 1)
@@ -435,20 +610,27 @@ for k, s in (3, 2), (4, 2), (63, 32), (64, 32):
 weight, x = ops.bilinear_weight(1, 3, np.float64), np.ones((1, 1, 6, 6))
 up, _ = ops.conv_transpose2d_forward(x, weight, stride=2, padding=1)
 assert np.allclose(up, 1)
+print("the sums of the phases:", *(ops.bilinear_filter(3)[phase::2].sum() for phase in range(2)))
 
 # %% [markdown]
-# It is: its phases have the sums 1 and 0.5 + 0.5. So a kernel that the stride divides makes it *easier* to have no
-# checkerboard, and the bilinear start has none. The other direction shows it too: the input gradient of a convolution with
-# stride is a transposed convolution, so its gradients come in checkerboards where the stride does not divide the kernel.
+# <details><summary>Answer</summary>
+#
+# It is, for its phases have the sums 1 and 0.5 + 0.5.
+#
+# </details>
+#
+# So a kernel that the stride divides makes it *easier* to have no checkerboard, and the bilinear start has
+# none. The other direction shows it too: the input gradient of a convolution with stride is a transposed
+# convolution, so its gradients come in checkerboards where the stride does not divide the kernel.
 #
 # ## Where does a score lie?
 #
-# Now to the crops. We have a map of scores and want to know which place of the image each belongs to. The centre of a unit's
-# window is an *affine* function of its index: one step further is s pixels further. So two numbers are enough, and each layer
-# changes them.
+# Now to the second question of the beginning, and to the crops. You have a map of scores and want to know to
+# which place of the image each belongs. The centre of a unit's window is an *affine* function of its index: one
+# step further is s pixels further. So two numbers are enough, and each layer changes them.
 #
-# Window j of a layer (kernel k, stride s, padding p) begins at input $j s - p$, and its centre is $(k - 1) / 2$ further. If
-# unit i of its input lies at `stride * i + start`, then its own unit j lies at
+# Window j of a layer (kernel k, stride s, padding p) begins at input $j s - p$, and its centre is $(k - 1) / 2$
+# further. If unit i of its input lies at `stride * i + start`, then its own unit j lies at
 #
 # $$\text{stride} \cdot \left(j s - p + \frac{k - 1}{2}\right) + \text{start}$$
 #
@@ -456,7 +638,8 @@ assert np.allclose(up, 1)
 #
 # **Predict.** Where does unit 0 of conv1_1 lie? And of pool1?
 
-# %%
+
+# %% tags=["hide-output"]
 def window(stride, start, k, s=1, p=0):
     """The grid after a layer of windows: (stride, start)."""
     return stride * s, start + stride * ((k - 1) / 2 - p)
@@ -488,14 +671,16 @@ show_source(Grid)
 
 # %%
 assert VGG.grids(first_padding=100)[-1].window(kernel=7) == Grid(32, 12.5)
-assert VGG.grids(first_padding=1)[-1].window(kernel=7) == Grid(32, 111.5)  # the classifier: (224 - 1) / 2
+assert VGG.grids(first_padding=1)[-1].window(kernel=7) == Grid(
+    32, 111.5
+)  # the classifier: (224 - 1) / 2
 
 # %% [markdown]
 # ## Why crop 19?
 #
-# The upsampling with kernel 64 and stride 32 puts score j at unit $32 j + 31.5$ of the upscored map: the centre of its copy of
-# the kernel. The same score lies at $32 j + 12.5$ in the image. So pixel 0 of the image is unit $31.5 - 12.5 = 19$ of the
-# upscored map.
+# The upsampling with kernel 64 and stride 32 puts score j at unit $32 j + 31.5$ of the upscored map: the centre
+# of its copy of the kernel. The same score lies at $32 j + 12.5$ in the image. So pixel 0 of the image is unit
+# $31.5 - 12.5 = 19$ of the upscored map.
 
 # %%
 scores = Grid(32, 12.5)
@@ -509,15 +694,27 @@ i = np.arange(32 * 4 + 64)
 for j in range(5):
     copy = spread(np.eye(5)[j], ops.bilinear_filter(64), 32)
     axis.plot(i, copy, color=COLOURS[j], linewidth=2)
-    axis.annotate(f"score {j}\n32 j + 31.5", (32 * j + 31.5, 1), (32 * j + 31.5, 1.06), ha="center", fontsize=9, color=COLOURS[j])
-axis.plot(i, spread(np.ones(5), ops.bilinear_filter(64), 32), color=BLACK, linestyle="--", linewidth=1)
+    axis.annotate(
+        f"score {j}\n32 j + 31.5",
+        (32 * j + 31.5, 1),
+        (32 * j + 31.5, 1.06),
+        ha="center",
+        fontsize=9,
+        color=COLOURS[j],
+    )
+axis.plot(
+    i, spread(np.ones(5), ops.bilinear_filter(64), 32), color=BLACK, linestyle="--", linewidth=1
+)
 axis.axvline(19, color=BLACK)
 axis.axvspan(0, 19, color="0.9")
 axis.text(9.5, 0.5, "cropped:\n19", ha="center", fontsize=10)
 axis.set(xlabel="unit of the upscored map", ylabel="weight", xlim=(0, 150), ylim=(0, 1.35))
 top = axis.secondary_xaxis("top", functions=(lambda u: u - 19, lambda u: u + 19))
 top.set_xlabel("pixel of the image (score j at 32 j + 12.5)")
-axis.set_title("One score's place on two scales: 31.5 here is 12.5 there, so the image begins at 19", fontsize=11)
+axis.set_title(
+    "One score's place on two scales: 31.5 here is 12.5 there, so the image begins at 19",
+    fontsize=11,
+)
 plt.show()
 
 # %% [markdown]
@@ -534,7 +731,7 @@ plt.show()
 #
 # **Predict.** By hand: pool4 lies at 16 j - 91.5, the upsampled scores at 16 j - 11.5. What is the crop?
 
-# %%
+# %% tags=["hide-output"]
 pool3, pool4 = VGG.grids(first_padding=100)[2:4]
 up2 = scores.upsample(4, 2)
 print("pool4:", pool4, "  scores x2:", up2)
@@ -547,7 +744,12 @@ for kind in FCN32s, FCN16s, FCN8s:
     print(kind.__name__, *kind.align("paper"))
 
 # %% [markdown]
-# Five units of 16 pixels are the 80 pixels by which pool4 begins earlier, and nine of 8 the 72 of pool3.
+# <details><summary>Answer</summary>
+#
+# It is 5. Five units of 16 pixels are the 80 pixels by which pool4 begins earlier, and nine of 8 the 72 of pool3.
+#
+# </details>
+#
 # And AlexNet? Its fc6 is 6x6, and its scores come to lie on pixels, not between them. A kernel of 64 has
 # its centre between two units, and no whole crop would bring the two together: so there it must be 63.
 
@@ -564,12 +766,12 @@ except ValueError as error:
 # %% [markdown]
 # ### Is it not simply the middle?
 #
-# A common explanation: the upscored map is larger than the image, and one cuts out its middle, (upscored size - image size) /
-# 2.
+# A common explanation is that the upscored map is larger than the image, and that one cuts out its middle,
+# (upscored size - image size) / 2.
 #
 # **Predict.** Is that 19 for all sizes? For any?
 
-# %%
+# %% tags=["hide-input", "hide-output"]
 sizes = np.arange(100, 401)
 upscored_sizes = np.array([32 * VGG.map_sizes(100, 0, int(size))["fc6"] + 32 for size in sizes])
 middle = (upscored_sizes - sizes) / 2
@@ -584,16 +786,22 @@ plt.show()
 assert middle.min() == 19 and middle.max() == 34.5 and (middle == 19).mean() < 1 / 30
 
 # %% [markdown]
-# The poolings in ceil mode add what is missing *at the end*. So everything that is left over lies below and to the right, and
-# the beginning never moves. The middle is right only where nothing was left over.
+# <details><summary>Answer</summary>
+#
+# It is 19 for one size in 32. The poolings in ceil mode add what is missing *at the end*. So everything that is
+# left over lies below and to the right, and the beginning never moves. The middle is right only where nothing
+# was left over.
+#
+# </details>
 #
 # ## What does a wrong crop do?
 #
-# We set a network's weights by hand, so that it hands on what it sees: every convolution copies channel 0. Its image is a ramp:
-# each pixel's value is its own column. An aligned net must answer 200 at column 200.
+# You can set a network's weights by hand, so that it hands on what it sees: every convolution copies channel 0.
+# Its image is a ramp: each pixel's value is its own column. An aligned net must answer 200 at column 200.
 #
-# There is one snag. The poolings take the larger of two neighbours, half a step too far to the right. A ramp that falls has the
-# opposite error, so we take the mean of both.
+# There is one snag. The poolings take the larger of two neighbours, half a step too far to the right. A ramp
+# that falls has the opposite error, so we take the mean of both.
+
 
 # %%
 def passing_on(net):
@@ -607,7 +815,9 @@ def passing_on(net):
 def reads(net, width=400):
     """What a net that passes on reads at each column of a ramp, away from the rows' borders."""
     columns = np.arange(float(width))
-    up, down = (np.broadcast_to(ramp, (1, 3, 96, width)).copy() for ramp in (columns, width - columns))
+    up, down = (
+        np.broadcast_to(ramp, (1, 3, 96, width)).copy() for ramp in (columns, width - columns)
+    )
     return (net.forward(up)[0, 0, 48] - net.forward(down)[0, 0, 48] + width) / 2
 
 
@@ -619,13 +829,15 @@ assert np.allclose(right[inner], columns[inner])
 # %% [markdown]
 # **Predict.** And with a crop of 34, the middle for an image of 124 pixels? With none?
 
-# %%
+# %% tags=["hide-input", "hide-output"]
 figure, axis = plt.subplots()
 for offset, colour in ((19, BLUE), (34, ORANGE), (0, RED)):
     net = passing_on(FCN32s(1, width=1 / 64, dtype=np.float64))
     net.offsets["score"] = offset
     seen = reads(net)
-    axis.plot(columns[inner], (seen - columns)[inner], color=colour, linewidth=2, label=f"crop {offset}")
+    axis.plot(
+        columns[inner], (seen - columns)[inner], color=colour, linewidth=2, label=f"crop {offset}"
+    )
     assert np.allclose((seen - columns)[inner], offset - 19)
 axis.set(xlabel="column", ylabel="column that it sees, minus its own")
 axis.set_title("A crop that is off by d pixels shows each pixel what lies d pixels further")
@@ -633,13 +845,14 @@ axis.legend(frameon=False, loc=(0.8, 0.58))
 plt.show()
 
 # %% [markdown]
-# No error, no warning: only edges that sit beside the objects. How much does it cost? Take scores that
+# There is no error and no warning, only edges that lie beside the objects. How much does that cost? Take scores that
 # could hardly be better: each cell of 8x8 (or 32x32) pixels knows what part of it belongs to each class.
 # Upsample, crop, take the largest, and compare with the truth.
 
+
 # %%
 def read_off(label, stride, shifts):
-    """What perfect scores at this stride make of a label, read off so many pixels too far down and right: {shift: found}."""
+    """What perfect scores make of a label, read off too far down and right: {shift: found}."""
     h, w = label.shape
     one_hot = (label == np.arange(7)[:, None, None]).astype(float)
     cells = one_hot.reshape(7, h // stride, stride, w // stride, stride).mean(axis=(2, 4))
@@ -649,11 +862,16 @@ def read_off(label, stride, shifts):
     return {shift: found[first + shift :, first + shift :][:h, :w] for shift in shifts}
 
 
+# %% tags=["hide-input"]
 image, label = (array[:128, :152] for array in Shapes("val")[2])  # sides that 8 divides
 found = read_off(label, 8, (0, 15))
 part = np.s_[:96, :128]
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.4))
-for axis, seen, title in zip(axes, (label, found[0], found[15]), ("truth", "stride 8, right crop", "crop 15 pixels too large")):
+for axis, seen, title in zip(
+    axes,
+    (label, found[0], found[15]),
+    ("truth", "stride 8, right crop", "crop 15 pixels too large"),
+):
     axis.imshow(image[part])
     axis.contour(np.isin(seen[part], range(1, 7)), levels=[0.5], colors=["white"], linewidths=2)
     axis.set_title(title, fontsize=10)
@@ -661,7 +879,7 @@ for axis, seen, title in zip(axes, (label, found[0], found[15]), ("truth", "stri
 figure.suptitle("White: the edge between background and objects", fontsize=11)
 plt.show()
 
-# %%
+# %% tags=["hide-input"]
 shifts = range(-16, 17)
 figure, axis = plt.subplots()
 for stride, colour in (8, BLUE), (32, ORANGE):
@@ -672,7 +890,9 @@ for stride, colour in (8, BLUE), (32, ORANGE):
             for shift, found in read_off(turned, stride, shifts).items():
                 matrices[shift].update(turned[16:-16, 16:-16], found[16:-16, 16:-16])
     reached = [matrix.mean_iou for matrix in matrices.values()]
-    axis.plot(shifts, reached, "o-", markersize=4, color=colour, label=f"scores {stride} pixels apart")
+    axis.plot(
+        shifts, reached, "o-", markersize=4, color=colour, label=f"scores {stride} pixels apart"
+    )
     assert shifts[int(np.argmax(reached))] == 0
 axis.axvline(0, color=BLACK, linewidth=1)
 axis.set(xlabel="crop, minus the right one (pixels)", ylabel="mean IU", ylim=(0, 1.05))
@@ -681,26 +901,34 @@ axis.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The best is 0, for both. A shift of 15 pixels costs more than the step from a stride of 8 to one of 32. (The paper has the
+# Both are best at 0. A shift of 15 pixels costs more than the step from a stride of 8 to one of 32. (The paper has the
 # same upper bounds for VOC: perfect scores 32 pixels apart reach a mean IU of 86.1, 8 pixels apart 96.4, appendix A.)
 #
 # ## Why pad by 100?
 #
 # Without it, fc6 eats 6 units of its map, 3 at each side.
 #
-# **Predict.** An image of 500x500, padding 1. How many scores are there? Which pixels have a score on either side? And an image
-# of 150x150?
+# **Predict.** An image of 500x500, padding 1. How many scores are there? Which pixels have a score on either
+# side? And an image of 150x150?
 
-# %%
+# %% tags=["hide-output"]
 n = VGG.map_sizes(first_padding=1, fc6_padding=0, side=500)["fc6"]
 last = 32 * (n - 1) + 111.5
-print(f"{n} scores, at 111.5 to {last}: none near the first {111.5 - 32:.0f} pixels, nor the last {499 - last - 32:.0f}")
+first, rest = 111.5 - 32, 499 - last - 32
+print(
+    f"{n} scores, 111.5 to {last}: none near the first {first:.0f} pixels, nor the last {rest:.0f}"
+)
 print("150 pixels:", VGG.map_sizes(1, 0, 150)["fc6"], "scores")
 
 # %% [markdown]
-# A broad rim of the image has no scores, and small images have none at all. The authors' own words: the padding "guarantees
-# that the network output can be aligned to the input for any input size in the given datasets" (the FAQ of their repository).
-# But why *100*?
+# <details><summary>Answer</summary>
+#
+# A broad rim of the image has no scores, and small images have none at all.
+#
+# </details>
+#
+# The authors' own words: the padding "guarantees that the network output can be aligned to the input for any
+# input size in the given datasets" (the FAQ of their repository). But why *100*?
 #
 # For a padding P, the first score lies at 112.5 - P (12.5 for 100), so the crop is
 # $31.5 - (112.5 - P) = P - 81$. A net works for images of H pixels if
@@ -708,6 +936,7 @@ print("150 pixels:", VGG.map_sizes(1, 0, 150)["fc6"], "scores")
 # 1. there is at least one score;
 # 2. the crop is not negative;
 # 3. the upscored map reaches to the image's end: 32 n + 32 units are at least H + P - 81.
+
 
 # %%
 def works(padding, size):
@@ -720,7 +949,9 @@ assert VGG.grids(97)[-1].window(7).upsample(64, 32).offset_to(IMAGE) == 97 - 81
 sizes, paddings = range(1, 101), range(60, 116)
 table = np.array([[works(padding, size) for size in sizes] for padding in paddings])
 always = min(padding for padding in paddings if all(works(padding, size) for size in range(1, 600)))
-from_33 = min(padding for padding in paddings if all(works(padding, size) for size in range(33, 600)))
+from_33 = min(
+    padding for padding in paddings if all(works(padding, size) for size in range(33, 600))
+)
 print("smallest padding for every size:", always, "  for sizes from 33 on:", from_33)
 assert (always, from_33) == (97, 81)
 
@@ -731,16 +962,25 @@ axis.imshow(table, origin="lower", extent=(0.5, 100.5, 59.5, 115.5), aspect="aut
 axis.text(60, 70, "does not work: the crop would be negative", ha="center", fontsize=10)
 axis.text(12, 84, "no score", ha="center", fontsize=10)
 axis.text(66, 89, "works", ha="center", fontsize=10)
-lines = {100: (BLACK, "the paper: 100"), 97: (BLUE, "every size from 1: 97"), 81: (RED, "every size from 33: 81")}
+lines = {
+    100: (BLACK, "the paper: 100"),
+    97: (BLUE, "every size from 1: 97"),
+    81: (RED, "every size from 33: 81"),
+}
 for padding, (colour, text) in lines.items():
     axis.axhline(padding, color=colour, linewidth=2)
     axis.text(99, padding + (-2.8 if padding == 97 else 0.9), text, ha="right", fontsize=9)
-axis.set(xlabel="height of the image (pixels)", ylabel="padding", title="Which paddings work for which images")
+axis.set(
+    xlabel="height of the image (pixels)",
+    ylabel="padding",
+    title="Which paddings work for which images",
+)
 plt.show()
 
 # %% [markdown]
-# 97 is the least that works for every size down to a single pixel, and 81 is enough from 33 pixels on. 100 is the round number
-# above. We let real nets run to be sure:
+# 97 is the least that works for every size down to a single pixel, and 81 is enough from 33 pixels on. 100 is
+# the round number above. We let real nets run to be sure:
+
 
 # %%
 def padded_by(padding):
@@ -760,24 +1000,25 @@ for padding, size in (96, 1), (81, 32):
         print(f"padding {padding}, {size} pixels: {type(error).__name__}")
 
 # %% [markdown]
-# What changes in the other nets? Skips and scores all begin P earlier, so the crops *between* them, 5 and 9, do not know P;
-# only the last crop does.
+# What changes in the other nets? Skips and scores all begin P earlier, so the crops *between* them, 5 and 9, do
+# not know P; only the last crop does.
 
 # %%
 for padding in (81, 97, 100):
     pools = VGG.grids(padding)
     up2 = pools[4].window(7).upsample(4, 2)
     up4 = up2.upsample(4, 2)
-    last = [g.offset_to(IMAGE) for g in (pools[4].window(7).upsample(64, 32), up2.upsample(32, 16), up4.upsample(16, 8))]
+    last = [
+        g.offset_to(IMAGE)
+        for g in (pools[4].window(7).upsample(64, 32), up2.upsample(32, 16), up4.upsample(16, 8))
+    ]
     skips = pools[3].offset_to(up2), pools[2].offset_to(up4)
     print(f"padding {padding}: at pool4 and pool3 {skips}, last crops of 32s, 16s, 8s: {last}")
 
 # %% [markdown]
-# ### And ceil mode?
-#
-# Condition 3 holds because the poolings round up. Frameworks round down unless told otherwise.
-#
-# **Predict.** What part of the sizes fails in floor mode: none, some, or most?
+# Condition 3 holds because the poolings round up. Where they round down, 12 of every 32 sizes fail, see
+# [Pooling](03_pooling.ipynb#Ceil-or-floor?).
+
 
 # %%
 def scores_in_floor_mode(side, padding=100, fc6_padding=0):
@@ -787,24 +1028,18 @@ def scores_in_floor_mode(side, padding=100, fc6_padding=0):
     return side + 2 * fc6_padding - 6
 
 
-upscored_500 = 32 * scores_in_floor_mode(500) + 32
-print(f"500 pixels: {upscored_500} units, {500 + 19} needed")
-fails = [32 * scores_in_floor_mode(side) + 32 < side + 19 for side in range(100, 600)]
-print(f"in floor mode {np.mean(fails):.0%} of the sizes fail with padding 100")
-assert upscored_500 == 512 and all(works(100, side) for side in range(1, 600))
+fails = [32 * scores_in_floor_mode(side) + 32 < side + 19 for side in range(96, 608)]
+assert np.mean(fails) == 12 / 32 and all(works(100, side) for side in range(1, 600))
 
 # %% [markdown]
-# conv1_1 makes $H + 198$ rows of H. Let this be $32 m + \rho$, with $\rho$ from 0 to 31. Floor mode keeps
-# m units, so n = m - 6 scores, and condition 3 says $\rho \leq 19$: of the 32 remainders, 12 fail.
-#
 # ## Padding "same"
 #
-# The zeros are only there to feed fc6. One can feed it directly: conv1_1 padded by 1 as in the classifier, and fc6 padded by 3,
-# which keeps its map's size. The weights are the same. This is `padding="same"`.
+# The zeros are only there to feed fc6. One can feed it directly: conv1_1 padded by 1 as in the classifier, and
+# fc6 padded by 3, which keeps its map's size. The weights are the same. This is `padding="same"`.
 #
 # **Predict.** Where do the scores lie now? What is the crop of the 32s?
 
-# %%
+# %% tags=["hide-output"]
 same_scores = VGG.grids(first_padding=1)[-1].window(7, padding=3)
 print(same_scores)
 assert same_scores.upsample(64, 32).offset_to(IMAGE) == 16
@@ -812,11 +1047,19 @@ for kind in FCN32s, FCN16s, FCN8s:
     print(kind.__name__, *kind.align("same"))
 
 # %% [markdown]
-# Score j lies at 32 j + 15.5, in the middle of its own 32x32 pixels, and the crop is 16, half a stride. A crop of -1 at the
-# skips says: now the upscored map begins first, one unit before pool4, and is the one to be cut.
+# <details><summary>Answer</summary>
 #
-# It works for every size, for $n = \lceil H / 32 \rceil$ scores give $32 n + 32 \geq H + 16$ units. In floor mode it would fail
-# for sizes whose remainder by 32 is more than 16 (and for all below 32).
+# Score j lies at 32 j + 15.5, in the middle of its own 32x32 pixels, and the crop is 16, half a stride.
+#
+# </details>
+#
+# The 10 by 15 answers of the opening lie there, too: each stands for its own 32x32 pixels. So the picture on
+# the right, which was cropped by 16, is the one to trust. In the other, the cat lies 16 pixels too far down and
+# to the right. A crop of -1 at the skips says: now the upscored map begins first, one unit before pool4, and is
+# the one to be cut.
+#
+# It works for every size, for $n = \lceil H / 32 \rceil$ scores give $32 n + 32 \geq H + 16$ units. In floor
+# mode it would fail for sizes whose remainder by 32 is more than 16 (and for all below 32).
 
 # %%
 for side in range(1, 300):
@@ -830,164 +1073,248 @@ for side in (1, 2, 31, 33, 49, 64, 95):
     assert tiny.forward(np.zeros((1, 3, side, side + 5))).shape == (1, 2, side, side + 5)
 
 # %% [markdown]
-# What does the padding of 100 cost? Count the multiplications by their definition, and measure the time. (The package does not
-# compute the constant part of the border again and again, see `tinyfcn/models/border.py`, and very small maps take their time
-# whatever their size: so the time is better than the count says.)
+# What does the padding of 100 cost? Count the multiplications by their definition. (In time it costs less, since the
+# package does not compute the constant part of the border again and again, see `tinyfcn/models/border.py`.)
 #
 # **Predict.** How many times more work is it for an image of 64x64?
 
-# %%
+
+# %% tags=["hide-output"]
 def multiplications(side, padding, fc6_padding):
     weights, sizes = FCN32s.shapes(21, 1.0), VGG.map_sizes(padding, fc6_padding, side)
     places = sizes | dict.fromkeys(("fc7", "score_fr"), sizes["fc6"])
-    return sum(prod(weights[f"{name}.weight"]) * places[name] ** 2 for name in places if not name.startswith("pool"))
+    return sum(
+        prod(weights[f"{name}.weight"]) * places[name] ** 2
+        for name in places
+        if not name.startswith("pool")
+    )
 
 
 sides = range(32, 801, 8)
 counted = [multiplications(side, 100, 0) / multiplications(side, 1, 3) for side in sides]
-nets = {padding: FCN32s(21, width=1 / 8, padding=padding) for padding in ("paper", "same")}
-timed_sides, timed = (32, 64, 128, 256, 500), []
-for side in timed_sides:
-    x = rng.standard_normal((1, 3, side, side), np.float32)
-    paper, same = (seconds(lambda: net.forward(x), 3) for net in nets.values())
-    timed.append(paper / same)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 figure, axis = plt.subplots()
-axis.plot(sides, counted, color=BLUE, label="multiplications, full width")
-axis.plot(timed_sides, timed, "o", color=ORANGE, label="time, an eighth as wide, measured here")
+axis.plot(sides, counted, color=BLUE)
 axis.axhline(1, color=BLACK, linewidth=1)
-axis.set(xlabel="height and width of the image (pixels)", ylabel='padding 100 / "same"', yscale="log")
+axis.set(
+    xlabel="height and width of the image (pixels)", ylabel='padding 100 / "same"', yscale="log"
+)
 axis.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-axis.set_title("On small images nearly all the work goes into the border")
-axis.legend(frameon=False)
+axis.set_title("Multiplications: on small images nearly all of them go into the border")
 plt.show()
 print({side: round(counted[list(sides).index(side)], 1) for side in (64, 128, 256, 512)})
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
 # At 64x64 the count is 13 times as large: 262x262 pixels instead of 64x64 would be 17 times, but fc6 to
-# the scores see 3x3 places against 2x2. So: the paper's padding for the published nets and their scores;
-# "same" for training on small images.
+# the scores see 3x3 places against 2x2.
+#
+# </details>
+#
+# Take the paper's padding for the published nets and their scores; and "same" for training on small images.
 #
 # ## Exercises
 
 # %% [markdown]
 # ### Exercise 1: spread
 #
-# Write the transposed convolution in one dimension with a padding p, which leaves out the first and last p outputs.
+# Write the transposed convolution in one dimension, with channels and a padding p, which leaves out the first
+# and the last p outputs.
+#
+# <details><summary>Hint 1</summary>
+#
+# Forget the padding at first: begin with zeros for all outputs, (n - 1) s + k of them, and cut in the end.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# One input r is a vector (C_in,), and what it spreads is `np.tensordot(x[:, r], w, 1)`, an array (C_out, k).
+# Where do its k columns go?
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def conv_transpose1d(x, w, stride, padding):
-    """y ((n - 1) stride + k - 2 padding,) for x (n,) and w (k,)."""
+    """y (C_out, (n - 1) stride + k - 2 padding) of x (C_in, n) and w (C_in, C_out, k)."""
     raise NotImplementedError
 
 
 # %% tags=["check"]
 with attempt():
-    check_rng = np.random.default_rng(1)
-    for n, k, s, p in ((4, 4, 2, 1), (3, 5, 1, 0), (5, 3, 3, 1), (2, 8, 4, 2)):
-        x, w = check_rng.standard_normal(n), check_rng.standard_normal(k)
-        expected = ops.conv_transpose2d_forward(
-            x.reshape(1, 1, 1, n), w.reshape(1, 1, 1, k), stride=(1, s), padding=(0, p)
-        )[0].ravel()
-        got = conv_transpose1d(x, w, s, p)
-        assert got.shape == expected.shape, f"y has shape {got.shape}, expected {expected.shape}"
-        assert np.allclose(got, expected), f"wrong values for kernel {k}, stride {s}: what happens where copies overlap?"
+    rng_1 = np.random.default_rng(1)
+    for n, k, stride, padding in ((3, 4, 2, 1), (5, 3, 1, 0), (4, 2, 3, 0), (6, 8, 4, 2)):
+        a, weight = rng_1.standard_normal((2, n)), rng_1.standard_normal((2, 3, k))
+        options = {"stride": (1, stride), "padding": (0, padding)}
+        right = ops.conv_transpose2d_forward(a[None, :, None], weight[:, :, None], **options)[0]
+        found = conv_transpose1d(a, weight, stride, padding)
+        expect(found, right[0, :, 0], f"y (n {n}, k {k}, stride {stride}, padding {padding})")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
 # def conv_transpose1d(x, w, stride, padding):
-#     y = np.zeros((len(x) - 1) * stride + len(w))
-#     for r, value in enumerate(x):
-#         y[r * stride : r * stride + len(w)] += value * w
-#     return y[padding : len(y) - padding]
+#     n, k = x.shape[1], w.shape[2]
+#     y = np.zeros((w.shape[1], (n - 1) * stride + k))
+#     for r in range(n):
+#         y[:, r * stride : r * stride + k] += np.tensordot(x[:, r], w, 1)
+#     return y[:, padding : y.shape[1] - padding]
 # ```
 #
-# `+=`, because copies overlap. (`y[padding:-padding]` would be empty for a padding of 0.)
+# `+=`, because copies overlap. (`y[:, padding:-padding]` would be empty for a padding of 0.)
 #
 # </details>
 
 # %% [markdown]
 # ### Exercise 2: its backward pass
 #
-# For the same operation, without padding. The cache is (x, w, stride).
+# For the same operation, with channels and padding. The cache is (x, w, stride, padding).
+#
+# <details><summary>Hint 1</summary>
+#
+# The outputs that were cut away have no gradient: put zeros in their place, and you are back at padding 0.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Input r met every weight, in outputs r s to r s + k - 1. Take this window of dy, (C_out, k): dx at r
+# multiplies it by w and sums, and dw adds its product with x at r.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def conv_transpose1d_backward(dy, cache):
-    """(dx, dw) for dy, the gradient at y."""
-    x, w, stride = cache
+    """(dx, dw) for dy, the gradient at y (C_out, (n - 1) stride + k - 2 padding)."""
+    x, w, stride, padding = cache
     raise NotImplementedError
 
 
 # %% tags=["check"]
 with attempt():
-    check_rng = np.random.default_rng(2)
-
-    def spread_forward(x, w, stride):
-        places = stride * np.arange(len(x))[:, None] + np.arange(len(w))
-        y = np.zeros((len(x) - 1) * stride + len(w))
-        np.add.at(y, places, np.outer(x, w))
-        return y, (x, w, stride)
-
-    for stride in (1, 2, 5):
-        arguments = check_rng.standard_normal(5), check_rng.standard_normal(4)
-        check_gradient(spread_forward, conv_transpose1d_backward, *arguments, stride=stride)
+    rng_2 = np.random.default_rng(2)
+    for n, k, stride, padding in ((3, 4, 2, 1), (5, 3, 1, 0), (4, 2, 3, 0), (6, 8, 4, 2)):
+        a, weight = rng_2.standard_normal((2, n)), rng_2.standard_normal((2, 3, k))
+        options = {"stride": (1, stride), "padding": (0, padding)}
+        y_2, kept = ops.conv_transpose2d_forward(a[None, :, None], weight[:, :, None], **options)
+        dy_2 = rng_2.standard_normal(y_2.shape)
+        right = ops.conv_transpose2d_backward(dy_2, kept)
+        answer = conv_transpose1d_backward(dy_2[0, :, 0], (a, weight, stride, padding))
+        assert isinstance(answer, tuple) and len(answer) == 2, "return dx and dw"
+        case = f"(n {n}, k {k}, stride {stride}, padding {padding})"
+        expect(answer[0], right[0][0, :, 0], f"dx {case}")
+        expect(answer[1], right[1][:, :, 0], f"dw {case}", n=n)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
 # def conv_transpose1d_backward(dy, cache):
-#     x, w, stride = cache
-#     windows = np.stack([dy[r * stride : r * stride + len(w)] for r in range(len(x))])  # (n, k)
-#     return windows @ w, x @ windows
+#     x, w, stride, padding = cache
+#     dy = np.pad(dy, ((0, 0), (padding, padding)))
+#     dx, dw = np.zeros_like(x), np.zeros_like(w)
+#     for r in range(x.shape[1]):
+#         window = dy[:, r * stride : r * stride + w.shape[2]]  # (C_out, k)
+#         dx[:, r] = np.tensordot(w, window, 2)
+#         dw += x[:, r, None, None] * window
+#     return dx, dw
 # ```
 #
-# dx is the convolution of dy with w, at the same stride. Each weight met every input, so its gradient sums over them. An
-# "im2col" of dy serves both.
+# dx is the convolution of dy with w, at the same stride. Each weight met every input, so its gradient sums over them.
 #
 # </details>
 
 # %% [markdown]
-# ### Exercise 3: the triangle
+# ### Exercise 3: bilinear upsampling, there and back
 #
-# Write the one-dimensional bilinear filter for a kernel of any size k, even (k = 2 s) or odd (k = 2 s - 1).
+# Write $y = U_h\, x\, U_w^T$ for all images and channels, and its backward pass, for a kernel of any size k,
+# even (k = 2 s) or odd (k = 2 s - 1), at the stride s = (k + 1) // 2. The package's functions are for the
+# check: build the matrices yourself.
+#
+# <details><summary>Hint 1</summary>
+#
+# The triangle has k taps and its centre at (k - 1) / 2, which lies between two taps if k is even. Column r of U,
+# (n - 1) s + k rows high, holds it from row r s on.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `U_h @ x @ U_w.T` works for an array (N, C, h, w) as it stands: NumPy multiplies the last two axes. Backward, from
+# $\langle dy,\; U_h\, \delta x\, U_w^T \rangle$, move both factors to the other side.
+#
+# </details>
+
 
 # %% tags=["exercise"]
-def triangle(k):
-    """The filter (k,) that interpolates linearly when it is spread at stride (k + 1) // 2."""
+def upsample(x, k):
+    """(y, cache): x (N, C, h, w) enlarged bilinearly by a kernel of k at stride (k + 1) // 2."""
+    raise NotImplementedError
+
+
+def upsample_backward(dy, cache):
+    """dx (N, C, h, w)."""
     raise NotImplementedError
 
 
 # %% tags=["check"]
 with attempt():
-    assert np.allclose(triangle(3), [0.5, 1, 0.5]), f"triangle(3) is {triangle(3)}, expected [0.5, 1, 0.5]"
-    assert np.allclose(triangle(4), [0.25, 0.75, 0.75, 0.25]), f"triangle(4) is {triangle(4)}: where is its centre?"
-    for k in (1, 2, 15, 16, 63, 64):
-        sums = [triangle(k)[phase :: (k + 1) // 2].sum() for phase in range((k + 1) // 2)]
-        assert np.allclose(sums, 1), f"k = {k}: the phases sum to {np.round(sums, 3)[:4]}..., expected 1"
-        assert np.allclose(triangle(k), ops.bilinear_filter(k))
+    rng_3 = np.random.default_rng(3)
+    for k in (3, 4, 8, 15):
+        a = rng_3.standard_normal((2, 3, 4, 5))
+        right, kept = ops.upsample_bilinear_forward(a, k, (k + 1) // 2)
+        answer = upsample(a, k)
+        assert isinstance(answer, tuple) and len(answer) == 2, "upsample returns y and a cache"
+        expect(answer[0], right, f"y (k {k})", **{"the stride": (k + 1) // 2})
+        dy_3 = rng_3.standard_normal(right.shape)
+        dx_3 = ops.upsample_bilinear_backward(dy_3, kept)
+        expect(upsample_backward(dy_3, answer[1]), dx_3, f"dx (k {k})")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def triangle(k):
+# def upsample(x, k):
 #     stride = (k + 1) // 2
-#     return 1 - abs(np.arange(k) - (k - 1) / 2) / stride
+#     triangle = 1 - abs(np.arange(k) - (k - 1) / 2) / stride
+#     matrices = []
+#     for n in x.shape[2:]:
+#         U = np.zeros(((n - 1) * stride + k, n))
+#         for r in range(n):
+#             U[r * stride : r * stride + k, r] = triangle
+#         matrices.append(U)
+#     U_h, U_w = matrices
+#     return U_h @ x @ U_w.T, (U_h, U_w)
+#
+#
+# def upsample_backward(dy, cache):
+#     U_h, U_w = cache
+#     return U_h.T @ dy @ U_w
 # ```
 #
-# The centre of k taps, 0 to k - 1, is (k - 1) / 2: for an even k between two of them.
+# In a column of U nothing overlaps, so `=` is enough there: the overlap is in its rows, and the product adds it up.
 #
 # </details>
 
 # %% [markdown]
 # ### Exercise 4: zeros in between
 #
-# Write the transposed convolution in two dimensions with `ops.conv2d_forward`, for any stride, kernel and padding p less than
-# k.
+# Write the transposed convolution in two dimensions with `ops.conv2d_forward`, for any stride, kernel and
+# padding p less than k.
+#
+# <details><summary>Hint 1</summary>
+#
+# `by_insertion` above does it for padding 0. What it adds around the image is k - 1 zeros at each side.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Padding p removes p rows of the *output*. How many rows of zeros around the input would have made them?
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def transposed_by_insertion(x, weight, stride, padding):
@@ -1002,8 +1329,8 @@ with attempt():
         x, weight = check_rng.standard_normal((2, 3, 4, 5)), check_rng.standard_normal((3, 6, k, k))
         expected = ops.conv_transpose2d_forward(x, weight, stride=stride, padding=padding)[0]
         got = transposed_by_insertion(x, weight, stride, padding)
-        assert got.shape == expected.shape, f"y has shape {got.shape}, expected {expected.shape}"
-        assert np.allclose(got, expected), "the shape is right, the values are not: which weight does each input meet?"
+        case = f"y (stride {stride}, padding {padding}, k {k}; which weight does each input meet?)"
+        expect(got, expected, case)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1017,8 +1344,8 @@ with attempt():
 #     return ops.conv2d_forward(apart, turned, padding=weight.shape[2] - 1 - padding)[0]
 # ```
 #
-# The kernel is turned round in both directions, its channel axes change places, and what padding takes away is not put there in
-# the first place.
+# The kernel is turned round in both directions, its channel axes change places, and what padding takes away is
+# not put there in the first place.
 #
 # </details>
 
@@ -1029,6 +1356,20 @@ with attempt():
 # convolution, the padding of fc6, and the strides of its upsampling layers, in their order (kernels are
 # twice as large). The net has no crops in between that matter: with padding 100, they cut only the
 # skips. `VGG.grids` and `Grid` help; or compute it by hand.
+#
+# <details><summary>Hint 1</summary>
+#
+# Follow one number through the net: where unit 0 lies. After fc6 it is a function of the two paddings, and each
+# upsampling moves it.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# A kernel of 2 s at stride s puts unit 0 of the upscored map (2 s - 1) / 2 *new* strides before score 0. What
+# is left of the image's pixel 0 is the crop.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def last_crop(first_padding, fc6_padding, strides):
@@ -1067,5 +1408,5 @@ with attempt():
 # %% [markdown]
 # ---
 #
-# Every pixel has its scores now. What they are worth, and in which direction to change them, is the loss's business: [The
-# loss](06_loss.ipynb).
+# Every pixel has its scores now, and they lie where they belong. How good they are, and in which direction to
+# change them, is the subject of the next notebook: [The loss](06_loss.ipynb).

@@ -70,8 +70,10 @@ def make(text: Path) -> nbformat.NotebookNode:
     notebook.nbformat_minor = 5
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number + 1}"
-        if "hide-input" in cell.metadata.get("tags", []):  # the site folds it by its tag, JupyterLab by this
-            cell.metadata["jupyter"] = {"source_hidden": True}
+        tags = cell.metadata.get("tags", [])
+        folded = {"source_hidden": "hide-input" in tags, "outputs_hidden": "hide-output" in tags}
+        if any(folded.values()):  # the site folds by the tags, JupyterLab by this
+            cell.metadata["jupyter"] = {name: True for name, hidden in folded.items() if hidden}
     return notebook
 
 

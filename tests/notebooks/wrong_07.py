@@ -1,5 +1,18 @@
 """Plausible wrong answers to each exercise of notebook 7: its check must not accept them."""
 
+import re
+from pathlib import Path
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "07_fcn.py"
+PAGES = re.findall(r"^# ```python\n(.*?)^# ```$", NOTEBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+OWN = re.sub(r"^# ?", "", PAGES[-1], flags=re.MULTILINE)  # the solution of the last exercise
+
+
+def with_a_mistake(right: str, wrong: str) -> str:
+    assert right in OWN
+    return OWN.replace(right, wrong)
+
+
 WRONG = {
     # crops from the corner
     "fuse": [
@@ -47,5 +60,11 @@ def count_parameters(classes):
 def balancing_scales(conv7, pool4, pool3):
     return 1.0, (conv7 / pool4) ** 2, (conv7 / pool3) ** 2
 """
+    ],
+    "own_fcn8s": [
+        with_a_mistake("d = d + dpools.get(block, 0)", "d = dpools.get(block, d)"),  # overwrites instead of adding
+        with_a_mistake("counted / counted.sum()", "counted / labels.size"),  # the gradient of another mean
+        with_a_mistake("u[crop : crop + outputs]", "u[:outputs]"),  # from the corner
+        with_a_mistake("if relu else dy", "if relu and pad else dy"),  # fc7 has a ReLU too
     ],
 }

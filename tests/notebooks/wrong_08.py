@@ -11,12 +11,29 @@ def list_tensors(path):
     return {name: (e["dtype"], tuple(e["shape"]), e["data_offsets"][0]) for name, e in header.items()}
 """
     ],
-    # The right shape, the wrong order: as if channels came before rows and columns.
     "from_keras": [
+        # The right shape, the wrong order: as if channels came before rows and columns.
         """
-def from_keras(kernel, side):
-    return kernel.T.reshape(kernel.shape[1], -1, side, side)
-"""
+def from_keras(tensors, side):
+    ours = {f"{name}.bias": tensors[f"{name}/bias"] for name in ("conv", "fc6", "fc7")}
+    fc6, fc7 = tensors["fc6/kernel"], tensors["fc7/kernel"]
+    return ours | {
+        "conv.weight": tensors["conv/kernel"].transpose(3, 2, 0, 1),
+        "fc6.weight": fc6.T.reshape(fc6.shape[1], -1, side, side),
+        "fc7.weight": fc7.T[:, :, None, None],
+    }
+""",
+        # Rows and columns exchanged, as where all axes are turned round.
+        """
+def from_keras(tensors, side):
+    ours = {f"{name}.bias": tensors[f"{name}/bias"] for name in ("conv", "fc6", "fc7")}
+    fc6, fc7 = tensors["fc6/kernel"], tensors["fc7/kernel"]
+    return ours | {
+        "conv.weight": tensors["conv/kernel"].T,
+        "fc6.weight": fc6.reshape(side, side, -1, fc6.shape[1]).T,
+        "fc7.weight": fc7.T[:, :, None, None],
+    }
+""",
     ],
     # The means stay where they are in BGR.
     "caffe_to_torchvision": [
