@@ -25,7 +25,6 @@ import numpy as np
 from tinyfcn.backend import Array, array_module, empty_hwnc
 from tinyfcn.errors import InputError
 from tinyfcn.ops import _check, columns, conv, taps, winograd
-from tinyfcn.ops.activation import relu_backward
 from tinyfcn.ops.conv import Geometry
 
 GATING = (columns, winograd)
@@ -106,7 +105,7 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
     x, weight, has_bias, geometry, groups, way, y = cache
     xp = _check.gradient("conv2d_backward", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])), x)
     if y is not None and way not in GATING:
-        dy, y = relu_backward(dy, y), None
+        dy, y = xp.multiply(dy, y > 0, out=xp.empty_like(dy)), None  # in memory as dy is
     dx = empty_hwnc(xp, x.shape, x.dtype) if need_dx else None
     found = []
     for inputs, filters in _groups(groups, weight.shape):
