@@ -83,7 +83,7 @@ def photograph_label() -> np.ndarray:
 def vgg16(file: str) -> VGG16:
     """VGG16 with the thirteen convolutions of a file of its weights, or, where there is no such file, with random ones."""
     net = VGG16(num_classes=1, hidden=1)  # its fully connected layers are not used, and are as small as they can be
-    if not Path(file).exists():
+    if not Path(file).is_file():
         print(f"There is no file {file}: random convolutions stand in for VGG16's, and what they see means nothing.")
         return net
     source = identify(file)
