@@ -291,9 +291,22 @@ for name, reach in (("missed", 0), ("twice as wide", 10), ("exact", 5)):
 # | mean IU | how well do the areas match, class by class? | how much of the image is right |
 # | frequency-weighted IU | ... with large classes counting more? | small classes, a little less |
 #
-# Mean IU is what papers report. Two rules belong to it. There is *one* matrix for the whole set of
-# images, not a mean over images: most images lack most classes. And classes that no label has are left
-# out of the mean.
+# Mean IU is what papers report. Two rules belong to it. There is *one* matrix for the whole set of images, not a mean over
+# images: most images lack most classes. And it has to be said what becomes of a class that no label has. If it was never
+# predicted either, its IU is 0/0, and everybody leaves it out. If it was predicted, its IU is 0, and there are two conventions:
+# the usual script (`np.nanmean` over all IUs) counts that 0, while this package leaves the class out, as the truth says nothing
+# about it. On a validation list that has all classes the two agree; on a few pictures they may be far apart:
+
+# %%
+counts = np.array([[8, 2, 0], [1, 8, 1], [0, 0, 0]])  # class 2: one pixel is predicted as it, none is labelled
+right, union = np.diag(counts), counts.sum(axis=1) + counts.sum(axis=0) - np.diag(counts)
+iou = right / union
+usual, ours = np.nanmean(iou), iou[counts.sum(axis=1) > 0].mean()
+print(f"mean IU {usual:.3f} by the usual script, {ours:.3f} over the classes that the truth has")
+assert np.isclose(usual, 0.465, atol=5e-4) and np.isclose(ours, 0.697, atol=5e-4)
+
+# %% [markdown]
+# So a mean IU of a few pictures says little, unless you say which.
 #
 # ## What is 255?
 #
@@ -428,8 +441,8 @@ with attempt():
 # %% [markdown]
 # ### Exercise 2: mean IU
 #
-# Compute mean IU from a confusion matrix in which some classes may have no pixel in the truth. Those are
-# left out of the mean, even if they were predicted.
+# Compute mean IU from a confusion matrix in which some classes may have no pixel in the truth. By this package's convention
+# those are left out of the mean, even if they were predicted.
 
 # %% tags=["exercise"]
 def mean_iu(counts):

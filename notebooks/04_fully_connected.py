@@ -176,8 +176,9 @@ assert np.allclose(dbias, dy_rows.sum(axis=0))
 assert np.allclose(dx, (dy_rows @ weight).reshape(2, 3, 4, 5).transpose(0, 3, 1, 2))
 
 # %% [markdown]
-# Over images and places. An image with 16x16 scores is a batch of 256 examples for fc7 and for the score layer. This is one
-# reason why the paper can train with one image at a time.
+# Over images and places. An image with 16x16 scores is a batch of 256 examples for fc7 and for the score layer. This is why the
+# paper's batches can be small: its 20 images (section 4.3) are thousands of examples for these layers, and the authors later
+# trained with one image a step.
 #
 # ## A classifier on an image of any size
 #
@@ -328,14 +329,19 @@ for axis, name, heat in zip(axes.flat[1:], CLASSES, found):
 for axis in axes.flat:
     axis.set(xlabel="pixel", ylabel="pixel")
 figure.colorbar(seen, ax=axes, label="probability", shrink=0.6)
-figure.suptitle("Trained on single crops, used on a whole scene: each class is high where its object is")
+figure.suptitle("Trained on single crops, used on a whole scene: high at each object, and not only there")
 plt.show()
+for name, row, column in ("star", 2, 1), ("disc", 1, 6), ("star", 3, 10):  # the places nearest to the objects
+    chances = ", ".join(f"{name} {chance:.2f}" for name, chance in zip(CLASSES, found[:, row, column]))
+    print(f"at the {name}, score ({row}, {column}): {chances}")
+    assert found[0, row, column] < 0.5
+print(f"disc, at its best place elsewhere: {np.delete(found[1].ravel(), 1 * 12 + 6).max():.2f}")
 
 # %% [markdown]
-# No one has told the classifier where anything is. Position comes for free: the same kernel is at work
-# at every place, so its answer for an object appears wherever the object is. (Around each object is a
-# rim of doubt, where even the disc's neighbours may say "star". Crops with the object well off their
-# middle, but not at the edge, did not occur in training, for what should their class be?)
+# No one has told the classifier where anything is. Position comes for free: the same kernel is at work at every place, so its
+# answer for an object appears wherever the object is. The maps are not clean, though: around each object is a rim of doubt,
+# where the disc's neighbour may say "star", and a star's neighbour "disc". Crops with the object well off their middle, but not
+# at the edge, did not occur in training, for what should their class be?
 #
 # **Predict.** We take a wider scene, and cut a second picture out of it, 32 columns further to the right
 # than the first. What becomes of the heat map? And with 16 columns?

@@ -395,8 +395,8 @@ assert errors_b[-1] < errors_b[0]
 
 # %% [markdown]
 # Even from noise, descent finds a hill in the middle, much like the bilinear one; learned, it is somewhat sharper. Bilinear is
-# a good start and not far from the end, and fixing it costs no parameters: the dense weights of FCN-32s's `upscore` alone would be 1.8
-# million.
+# a good start and not far from the end, and fixing it costs no parameters: the dense weights of FCN-32s's `upscore` alone would
+# be 1.8 million.
 #
 # ## Checkerboards
 #
@@ -845,22 +845,14 @@ def multiplications(side, padding, fc6_padding):
 
 sides = range(32, 801, 8)
 counted = [multiplications(side, 100, 0) / multiplications(side, 1, 3) for side in sides]
-nets = {padding: FCN32s(21, width=1 / 8, padding=padding) for padding in ("paper", "same")}
-timed_sides, timed = (32, 64, 128, 256, 500), []
-for side in timed_sides:
-    x = rng.standard_normal((1, 3, side, side), np.float32)
-    paper, same = (seconds(lambda: net.forward(x), 3) for net in nets.values())
-    timed.append(paper / same)
 
 # %% tags=["hide-input"]
 figure, axis = plt.subplots()
-axis.plot(sides, counted, color=BLUE, label="multiplications, full width")
-axis.plot(timed_sides, timed, "o", color=ORANGE, label="time, an eighth as wide, measured here")
+axis.plot(sides, counted, color=BLUE)
 axis.axhline(1, color=BLACK, linewidth=1)
 axis.set(xlabel="height and width of the image (pixels)", ylabel='padding 100 / "same"', yscale="log")
 axis.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-axis.set_title("On small images nearly all the work goes into the border")
-axis.legend(frameon=False)
+axis.set_title("Multiplications: on small images nearly all of them go into the border")
 plt.show()
 print({side: round(counted[list(sides).index(side)], 1) for side in (64, 128, 256, 512)})
 

@@ -243,9 +243,10 @@ assert ops.softmax_cross_entropy_forward(changed, label[None])[0] == mean
 print(f"{void.mean():.1%} of the pixels are ignored; mean over the others {mean:.4f}, over all {loss_map.mean():.4f}")
 
 # %% [markdown]
-# 255 is not a class. A network that has no score 255 cannot be asked for it, and one that is trained
-# with the contour as class 0, or 21, learns to draw contours. What any other label outside the classes
-# means is anybody's guess, so it is an error:
+# 255 is not a class. A network that has no score 255 cannot be asked for it, and one that is trained with the contour as a
+# class 21 of its own learns to draw contours. With the contour as class 0 it does not: it learns to cut objects off at their
+# inner side ([measured here](09_training.ipynb#Forgetting-to-ignore-255)). What any other label outside the classes means is
+# anybody's guess, so it is an error:
 
 # %%
 try:
@@ -464,12 +465,14 @@ plt.show()
 # %% [markdown]
 # Which is better? VOC's pictures are nearly all about 500x375 or 375x500, so it hardly matters there. The mean has a practical
 # advantage: its learning rate means the same for crops of 96x96 and for whole photographs. It is the package's default; `--loss
-# sum` is the paper's.
+# sum` belongs to the solvers that the authors published with their networks.
 #
 # ## Why was the learning rate 1e-10?
 #
-# Because it belongs to the sum. The authors' published solvers for FCN-32s say learning rate $10^{-10}$, momentum 0.99, weight
-# decay 0.0005, one image a step, and their loss layer says `normalize: false`.
+# It is not in the paper of 2015, which says $10^{-4}$ for VGG16, momentum 0.9 and 20 images a step (section 4.3). $10^{-10}$
+# stands in the solver that the authors published with FCN-32s later, together with momentum 0.99, weight decay 0.0005 and one
+# image a step, and the reason is one line in the network's file: its loss layer says `normalize: false`. The rate belongs to
+# the sum.
 
 # %%
 P = 500 * 375

@@ -350,23 +350,20 @@ assert correlation < 0.5
 # are red, green and blue.
 
 # %%
-filters = tensors["conv1_1.weight"]
-colour = PREPROCESSING[description.preprocessing].channels
-picture = (filters if colour == "RGB" else filters[:, ::-1]).transpose(0, 2, 3, 1)
-limit = abs(picture).max(axis=(1, 2, 3), keepdims=True)
-columns = min(len(picture), 16)
-rows = -(-len(picture) // columns)
-figure, axes = plt.subplots(rows, columns, figsize=(8, 8.8 * rows / columns + 0.5), squeeze=False)
-for axis, kernel in zip(axes.ravel(), 0.5 + 0.5 * picture / limit, strict=False):
-    axis.imshow(kernel)
-for axis in axes.ravel():
-    axis.set_axis_off()
-what = "" if PATH else ": here random numbers"
-figure.suptitle(f"conv1_1's {len(picture)} filters, 3x3 pixels each{what}");
+if PATH:
+    filters = tensors["conv1_1.weight"]
+    rgb = PREPROCESSING[description.preprocessing].channels == "RGB"
+    picture = (filters if rgb else filters[:, ::-1]).transpose(0, 2, 3, 1)
+    limit = abs(picture).max(axis=(1, 2, 3), keepdims=True)
+    figure, axes = plt.subplots(4, 16, figsize=(8, 2.7))
+    for axis, kernel in zip(axes.ravel(), 0.5 + 0.5 * picture / limit, strict=True):
+        axis.imshow(kernel)
+        axis.set_axis_off()
+    figure.suptitle("conv1_1's 64 filters, 3x3 pixels each")
 
 # %% [markdown]
-# In the stand-in you see noise; with a trained file in `PATH`, edges, spots, and pairs of opponent
-# colours. If all filters of a file that should be trained look like noise, it was not trained, or its
+# With a trained file in `PATH` you see edges, spots, and pairs of opponent colours. The stand-in has nothing to show but noise,
+# and so this page shows nothing. If all filters of a file that should be trained look like noise, it was not trained, or its
 # axes are in another order.
 #
 # ## What if it is another network?
@@ -401,7 +398,7 @@ assert not (FOLDER / "out.safetensors").exists()
 #
 # ## Which parameters of an FCN are new?
 #
-# A network loads strictly: every parameter must be in the file. FCN-32s has a layer that no classifier
+# A network loads strictly: every one of its tensors must be in the file. FCN-32s has a layer that no classifier
 # has, so it says no,
 
 # %%
@@ -785,10 +782,10 @@ with attempt():
 # </details>
 
 # %% [markdown]
-# ### Exercise 4: which parameters are new?
+# ### Exercise 4: which tensors are new?
 #
-# Given the shapes in a file and in a network, by name, sort the network's parameters into those to load
-# and those that stay as they are. What the file lacks stays. A parameter that the file has in another
+# Given the shapes in a file and in a network, by name, sort the network's tensors into those to load
+# and those that stay as they are. What the file lacks stays. A tensor that the file has in another
 # shape is an error (`ValueError`), except in layers whose name begins with `score`: they were made for
 # other classes, and stay.
 
