@@ -70,8 +70,10 @@ def make(text: Path) -> nbformat.NotebookNode:
     notebook.nbformat_minor = 5
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number + 1}"
-        if "hide-input" in cell.metadata.get("tags", []):  # the site folds it by its tag, JupyterLab by this
-            cell.metadata["jupyter"] = {"source_hidden": True}
+        tags = cell.metadata.get("tags", [])  # the site folds by these, JupyterLab by what is made of them here
+        folds = {"source_hidden": "hide-input", "outputs_hidden": "hide-output"}
+        if hidden := {name: True for name, tag in folds.items() if tag in tags}:
+            cell.metadata["jupyter"] = hidden
     return notebook
 
 

@@ -22,7 +22,7 @@ TEXTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(home|root|work|tmp|opt|usr|mnt|Users)/|\b[A-Z]:\\")
 LINK = re.compile(r"\[[^]]*\]\(([^()\s]*(?:\([^()\s]*\))?[^()\s]*)\)")
-TAGS = {"setup", "exercise", "check", "hide-input"}
+TAGS = {"setup", "exercise", "check", "hide-input", "hide-output"}
 
 
 class Cell(NamedTuple):
@@ -128,8 +128,9 @@ def test_opening_predictions_and_the_way_on(text):
     pages = [cell.source for cell in cells if cell.kind == "markdown"]
     number = int(text.name[:2])
     assert re.match(rf"# {number}\. \S", cells[0].source), f"the first cell opens with '# {number}. Title'"
-    assert "You will be able to" in cells[0].source
-    assert 3 <= len(re.findall(r"^[-*] ", cells[0].source, flags=re.MULTILINE)) <= 5, "three to five bullets"
+    promises = [page for page in pages if "You will be able to\n" in page or "You can now\n" in page]
+    assert len(promises) == 1, "abilities stand in one place, at the beginning or at the end"
+    assert 3 <= len(re.findall(r"^[-*] ", promises[0], flags=re.MULTILINE)) <= 5, "three to five bullets"
     assert re.search(r"Takes about \d+ minutes", cells[0].source)
     assert sum(page.count("**Predict.**") for page in pages) >= 2
     assert {tag for cell in cells for tag in cell.tags} <= TAGS
@@ -171,6 +172,8 @@ def test_exercises_are_four_cells(text):
         task, stub, check, solution = cells[index - 1 : index + 3]
         assert task.kind == "markdown" and f"\n### Exercise {count}: " in f"\n{task.source}"
         assert stub.source.rstrip().endswith("raise NotImplementedError") and '"""' in stub.source
+        hints = re.findall(r"<details><summary>(Hint \d)</summary>", task.source)
+        assert hints in ([], ["Hint 1", "Hint 2"]), "two hints, the second one says more"
         assert check.tags == ["check"] and "with attempt()" in check.source
         assert f"def {name_of(stub)}(" in solution_of(solution)
     assert sum("check" in cell.tags for cell in cells) == len(stubs)
