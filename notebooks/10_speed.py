@@ -230,9 +230,9 @@ show_source(columns.forward)
 
 
 # %% [markdown]
-# Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix, which
-# the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C).
-# `map_queue` deals the bands out to threads: more on it below.
+# Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix,
+# which the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `map_queue`
+# deals the bands out to threads: more on it below.
 #
 # **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
 # with much smaller and much larger bands?
@@ -652,9 +652,10 @@ axis.legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown]
-# With few channels, gathering and transforming take nearly all; with many, only the products remain, and the theory's quarter
-# comes near. Hence two thresholds in `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1,
-# with its 3 input channels, is such a case.
+# With few channels, gathering and transforming take nearly all; with many, mostly the products remain. The theory's quarter is
+# not reached: what is left of im2col's time is a third at best, and four tenths more often. Hence two thresholds in
+# `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1, with its 3 input channels, is
+# such a case.
 
 # %%
 assert conv2d.WINOGRAD_CHANNELS == 16 and conv2d.WINOGRAD_PIXELS == 64
@@ -735,7 +736,7 @@ assert conv2d.choose(small_x, small_w, geometry, (9, 10)) is winograd
 print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, small_x, small_w, small_b, padding=1))
 
 # %% [markdown]
-# ## Why is a padded fc6 three times cheaper tap by tap?
+# ## Why is a padded fc6 cheaper tap by tap?
 #
 # With `padding="same"`, fc6 has a 7x7 kernel and a padding of 3. A training crop of 128x128 arrives there as a map of **4x4**.
 # Most of the kernel hangs over the border.
@@ -773,8 +774,8 @@ axes[1].set(title="For how many of the 16 outputs\neach tap lies on the map", xl
 plt.show()
 
 # %% [markdown]
-# im2col gathers all 49 taps, and multiplies zeros two times out of three. Put the sum over the taps *outside* instead, and
-# each tap is a matrix product over the outputs for which it lies on the map. It is fastest where the weights of a tap are one matrix
+# im2col gathers all 49 taps, and multiplies zeros two times out of three. Put the sum over the taps *outside* instead, and each
+# tap is a matrix product over the outputs for which it lies on the map. It is fastest where the weights of a tap are one matrix
 # in memory, which is why such a layer's weights are kept in the order (kh, kw, C_out, C_in).
 
 # %%
@@ -809,7 +810,8 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# Three times fewer multiplications. In time less is won, above all forward, since all 26 MB of weights must be read either way.
+# Three times fewer multiplications. In time less is won, some 1.3 times forward and 2.3 times backward, since all 26 MB of
+# weights must be read either way.
 #
 # ## What 100 zeros make constant
 #
@@ -1108,27 +1110,19 @@ print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).sh
 #
 # ## Is it faster than PyTorch?
 #
-# The page `docs/speed.md` has a table, from `python -m tinyfcn.bench`, which runs every
-# contender in a process of its own. Here is a quick look at one layer, where PyTorch is installed.
+# `python -m tinyfcn.bench` runs every contender in a process of its own. What it wrote on two cores lies in `data/results`, and
+# the page `docs/speed.md` has it as a table. Here is the whole net:
 
 # %%
-from importlib.util import find_spec
+import json
+from pathlib import Path
 
-x8 = hwnc(np.ascontiguousarray(hwnc(normal(1, 128, 128, 128))))
-w8 = normal(128, 128, 3, 3) / 34
-mine = fastest({"tinyfcn": lambda: ops.conv2d_forward(x8, w8, padding=1)})["tinyfcn"]
-print(f"tinyfcn: {1e3 * mine:.1f} ms for 128 to 128 channels at 128x128")
-if find_spec("torch"):
-    import torch
-
-    torch.set_num_threads(many)
-    x_torch, w_torch = torch.from_numpy(np.ascontiguousarray(x8)), torch.from_numpy(w8)
-    with torch.no_grad():
-        theirs = fastest({"PyTorch": lambda: torch.conv2d(x_torch, w_torch, padding=1)})["PyTorch"]
-        assert np.allclose(torch.conv2d(x_torch, w_torch, padding=1), ops.conv2d_forward(x8, w8, padding=1)[0], atol=1e-3)
-    print(f"PyTorch {torch.__version__}: {1e3 * theirs:.1f} ms")
-else:
-    print("PyTorch is not installed here, which is fine: nothing in tinyfcn needs it.")
+results = json.loads(Path("../data/results/bench-cpu.json").read_text(encoding="utf-8"))["results"]
+for mode in "forward", "training":
+    work = f"FCN-8s {mode}, 1x3x500x500, width 1"
+    took = {r["contender"]: r["median_seconds"] for r in results if r["work"] == work}
+    others = [f"{took['tinyfcn'] / took[name]:.2f} of {name}'s" for name in ("PyTorch", "ONNX Runtime") if name in took]
+    print(f"{work}: {took['tinyfcn']:.2f} s, which is {' and '.join(others)} time")
 
 # %% [markdown]
 # The reason that plain NumPy can compete at all: the matrix product inside it is as good as anyone's, and all that is left is

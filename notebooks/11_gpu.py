@@ -605,18 +605,18 @@ assert ratio[FINETUNE]["PyTorch TF32"] > 3 and ratio[SMALL]["PyTorch"] > 3
 
 # %% [markdown]
 # - **Large images in float32**: less than half of PyTorch's time, and as fast as PyTorch in TF32, which rounds. Two
-#   things are behind it, Winograd's method and the border of which the constant part is left out. The second is a
-#   special case: PyTorch is asked to compute all of the 698x698 pixels.
+#   things help here: Winograd's method, which cuDNN has too (below), and the border of which the constant part is left out. The
+#   second is a special case: PyTorch is asked to compute all of the 698x698 pixels.
 # - **Fine-tuning with small crops**: a little faster than PyTorch in float32, but three times as slow as in TF32. The
 #   device is busy for a third of the time only.
 # - **The small net**: more than three times as slow as PyTorch. It launches from C++, where a call costs a fraction of
 #   what it costs in Python.
 #
-# Has cuDNN no Winograd? It has, in several variants, next to direct methods and Fourier's. It chooses for each layer by
-# its own rules, and which it chose here was not looked up. What the numbers say is only this: in float32 PyTorch stays
-# below half of the peak by definition, so whatever was chosen saved few multiplications, or lost elsewhere what it
-# saved. And for fine-tuning in float32 it held more than ten times as much memory as in TF32, as methods with large
-# workspaces would, such as those with transforms.
+# Has cuDNN no Winograd? It has, in several variants, next to direct methods and Fourier's. It chooses for each layer by its own
+# rules, and which it chose here was not looked up, so nothing on this page says that PyTorch computes without it. In float32
+# PyTorch stays below half of the peak, if operations are counted by the definition of a convolution; if Winograd is behind some
+# of them, fewer were computed than are counted. And for fine-tuning in float32 it held more than ten times as much memory as in
+# TF32, as methods with large workspaces would, such as those with transforms.
 #
 # ## When is a GPU worth it?
 #

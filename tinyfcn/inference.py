@@ -92,7 +92,8 @@ def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None
     matrix = ConfusionMatrix(net.num_classes)
     mine = range(ranks.rank, len(dataset), ranks.size)
     with closing(prefetch(lambda i: dataset[i], mine)) as pairs:
-        for image, label in tqdm(pairs, "evaluating", len(mine), unit="image", leave=False, disable=ranks.rank > 0):
+        shown = pairs if ranks.rank else tqdm(pairs, "evaluating", len(mine), unit="image", leave=False)
+        for image, label in shown:
             matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
     matrix.counts[...] = ranks.total(matrix.counts)
     if len(dataset) and not matrix.counts.any():

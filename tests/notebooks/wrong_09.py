@@ -24,6 +24,35 @@ def sgd_step(w, v, g, lr, momentum, weight_decay):
     return w + v, v
 """,
     ],
+    # No correction; the decay within the gradient; epsilon within the root; corrected means handed on.
+    "adam_step": [
+        """
+def adam_step(w, m, v, g, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    m = betas[0] * m + (1 - betas[0]) * g
+    v = betas[1] * v + (1 - betas[1]) * g**2
+    return w - lr * (m / (np.sqrt(v) + eps) + weight_decay * w), m, v
+""",
+        """
+def adam_step(w, m, v, g, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    g = g + weight_decay * w
+    m = betas[0] * m + (1 - betas[0]) * g
+    v = betas[1] * v + (1 - betas[1]) * g**2
+    return w - lr * m / (1 - betas[0] ** t) / (np.sqrt(v / (1 - betas[1] ** t)) + eps), m, v
+""",
+        """
+def adam_step(w, m, v, g, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    m = betas[0] * m + (1 - betas[0]) * g
+    v = betas[1] * v + (1 - betas[1]) * g**2
+    step = m / (1 - betas[0] ** t) / np.sqrt(v / (1 - betas[1] ** t) + eps)
+    return w - lr * (step + weight_decay * w), m, v
+""",
+        """
+def adam_step(w, m, v, g, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    m = (betas[0] * m + (1 - betas[0]) * g) / (1 - betas[0] ** t)
+    v = (betas[1] * v + (1 - betas[1]) * g**2) / (1 - betas[1] ** t)
+    return w - lr * (m / (np.sqrt(v) + eps) + weight_decay * w), m, v
+""",
+    ],
     # All pixels, also those that do not count.
     "rate_for_sum": [
         """
