@@ -172,31 +172,6 @@ def test_a_run_prints_and_writes_its_numbers(call, quick, no_others, tmp_path):
     assert operations[1] == pytest.approx(3 * operations[0])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--repeats", "0"],
-        ["--repeats", "many"],
-        ["--width", "0"],
-        ["--full", "--width", "0.5"],
-        ["--growth", "--size", "20"],
-        ["--json", "no such folder/numbers.json"],
-        ["--plot", "."],
-        ["--unknown"],
-    ],
-)
-def test_what_cannot_be_used_gives_one_line(call, arguments):
-    status, out, err = call(*arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1 and arguments[-2:][0] in err
-
-
-def test_wrong_threads_give_one_line(call, monkeypatch):
-    monkeypatch.setenv("TINYFCN_THREADS", "none")
-    status, _, err = call()
-    assert status == 2 and err.count("\n") == 1 and "TINYFCN_THREADS" in err
-
-
 def test_a_picture_of_nothing_gives_one_line(call, no_others, tmp_path):
     status, _, err = call("--plot", tmp_path / "empty.png")
     assert status == 2 and err.count("\n") == 1 and "--growth" in err
@@ -345,8 +320,3 @@ def test_only_what_a_pattern_finds(monkeypatch):
     ]
     with pytest.raises(InputError, match="no piece of work"):
         chosen("--only", "nothing")
-
-
-def test_a_pattern_that_is_none(call):
-    status, _, err = call("--only", "(")
-    assert status == 2 and "no regular expression" in err

@@ -1,7 +1,6 @@
 """tinyfcn.convert and tinyfcn.convert.identify: everybody's files of one small network become the same file."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import published
@@ -300,26 +299,6 @@ def test_the_command_warns_that_at_once_looks_alike(tmp_path, call_convert):
     save_file(fcn(FCN8s), tmp_path / "a")
     status, out, _ = call_convert(tmp_path / "a", tmp_path / "out.safetensors")
     assert status == 0 and "add --at-once" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["missing", "out.safetensors"], "missing: no such file"),
-        (["a", "a"], "is the source itself"),
-        (["a", "out.pth"], "OUT must end in .safetensors, .npz or .onnx"),
-        (["a", "no/folder/out.npz"], "cannot be written"),
-        (["a", "out.npz", "--at-once"], "--at-once is for a published FCN-8s"),
-        (["a", "out.onnx"], "convert it to .safetensors first"),
-        (["a", "out.npz", "--preprocessing", "x"], "invalid choice"),
-    ],
-)
-def test_what_is_wrong_is_one_line(tmp_path, vgg, call_convert, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    save_file(published.timm_vgg16(vgg), "a")
-    status, out, err = call_convert(*arguments)
-    assert status == 2 and out == "" and len(err.splitlines()) == 1 and message in err
-    assert [p.name for p in Path().iterdir()] == ["a"]
 
 
 # Files

@@ -109,8 +109,10 @@ def random_generator(xp: ModuleType, seed: Any) -> Any:
 def choose_device(device: str = "auto") -> ModuleType:
     """Return the array module for `device`: "cpu" is NumPy, "gpu" is CuPy, "auto" is CuPy where a GPU answers.
 
-    Raises ValueError for any other name, and RuntimeError where "gpu" is asked for and none answers.
+    Raises ValueError for any other name, RuntimeError where "gpu" is asked for and none answers, and InputError where a variable
+    TINYFCN_* has a value that it cannot have.
     """
+    thread_count(), convolution_setting()
     if device not in ("auto", "cpu", "gpu"):
         raise ValueError(f"device must be auto, cpu or gpu, got {device!r}")
     if device == "cpu":
@@ -147,8 +149,7 @@ def why_no_gpu() -> str | None:
 def describe_device(xp: ModuleType) -> str:
     """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS 0.3.31 SkylakeX, 2 threads", "CuPy 14.0.1, H100"."""
     if xp is np:
-        setting = os.environ.get("TINYFCN_CONV", "fast")
-        how = [f"TINYFCN_CONV={setting}"] if setting != "fast" else []
+        how = [f"TINYFCN_CONV={setting}"] if (setting := convolution_setting()) != "fast" else []
         libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
         names = {" ".join(filter(None, map(info.get, ("internal_api", "version", "architecture")))) for info in libraries}
         names = {name.replace("openblas", "OpenBLAS").replace("mkl", "MKL") for name in names}
@@ -179,6 +180,15 @@ def thread_count() -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise InputError(f"TINYFCN_THREADS must be a number of threads from 1 up, got {text!r}")
     return int(text)
+
+
+def convolution_setting() -> str:
+    """TINYFCN_CONV, which chooses how convolutions are computed on a CPU, see `tinyfcn.ops.conv2d`. Raises InputError where it is
+    none of the ways."""
+    setting = os.environ.get("TINYFCN_CONV", "fast")
+    if setting not in ("fast", "columns", "plain"):
+        raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")
+    return setting
 
 
 def _usable_cores() -> int:

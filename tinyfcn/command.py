@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
@@ -33,6 +34,7 @@ def run(main: Callable[[], None]) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to end
     try:
+        _refuse_empty(sys.argv)
         main()
         return 0
     except InputError as error:
@@ -51,6 +53,13 @@ def run(main: Callable[[], None]) -> int:
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """No argument may be empty, as an unset variable of a script makes it: an empty path would mean the folder that one is in."""
+    for before, word in pairwise(words):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            raise InputError(f"an argument is empty, after {word or before} (see --help)")
 
 
 def say(text: str) -> None:

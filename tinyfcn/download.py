@@ -29,7 +29,7 @@ from tqdm import tqdm
 from tinyfcn import __version__, command
 from tinyfcn.data.lists import IMAGES, LABELS, LISTS
 from tinyfcn.errors import InputError, one_line
-from tinyfcn.files import PARTIAL, owned, read_text
+from tinyfcn.files import PARTIAL, check_regular, owned, read_text
 
 BLOCK = 1 << 20  # bytes that are asked for at a time
 TIMEOUT = 30  # seconds of silence after which a connection counts as broken
@@ -117,6 +117,9 @@ def bring(archive: Archive, url: str, root: Path, work: Path, keep: bool) -> Non
     if home.exists():
         found = f"{count_pairs(home):,} of {archive.pairs:,} labelled photographs"
         raise InputError(f"{home} has {found}; move it away or give another --root")
+    for path in whole, part:
+        if path.exists():
+            check_regular(path)
     if whole.is_file():  # left by --keep, or brought by the user: used, and never deleted
         if wrong := mismatch(whole, archive):
             raise InputError(f"{whole} is another file: {wrong}; move it away, and it will be downloaded")

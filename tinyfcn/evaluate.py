@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tinyfcn import command
 from tinyfcn.data.counts import check_labels
 from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.errors import InputError, one_line
-from tinyfcn.files import check_free, read_json
+from tinyfcn.files import check_free, making, read_json
 from tinyfcn.inference import evaluate, load_network, plot_predictions
 from tinyfcn.ranks import Ranks, together
 from tinyfcn.report import Metrics, device_line, open_device, report
@@ -53,7 +54,7 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         data, split = options.data or config.data, options.split or config.val_split
         if subset is None and (data, split) == (config.data, config.split):  # the images that it was trained on
             subset, subset_seed = config.subset, config.subset_seed
-        if data == config.data or str(Path(data).resolve()) == config.data:
+        if data == config.data or realpath(data) == config.data:
             reading = reading_of(config)
             lists = {config.split: paths(options.run).train_list, config.val_split: paths(options.run).val_list}
             if config.val_share is not None and split in lists:
@@ -65,12 +66,12 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         raise InputError(f"{options.run} is no folder, and a file does not know its data: add --data")
     told = {name: value for name in READING if (value := getattr(options, name, None)) not in (None, False)}
     reading |= told
-    name = f"{Path(data).resolve().name}-{Path(split).stem}" if options.data else Path(split).stem
+    name = f"{Path(realpath(data)).name}-{Path(split).stem}" if options.data else Path(split).stem
     name += f"-zoom{options.zoom:g}" if options.zoom else ""
     out = options.out or home / f"evaluation-{name}"
     what = {
-        "network": str(options.run.resolve()),
-        "data": data if data == "shapes" else str(Path(data).resolve()),
+        "network": realpath(options.run),
+        "data": data if data == "shapes" else realpath(data),
         "split": split,
         "subset": options.subset,
         "zoom": options.zoom,
@@ -95,11 +96,11 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     matrix = evaluate(net, dataset, *view, ranks)
     if ranks.rank:
         return
-    out.mkdir(parents=True, exist_ok=True)
-    scores = matrix.summary(dataset.classes)
-    metrics = Metrics(**scores, images=len(dataset), zoom=view[0], evaluated=what)
-    metrics.write(out / METRICS)
-    plot_predictions(net, dataset, out / PREDICTIONS, *view)
+    with making(out):
+        scores = matrix.summary(dataset.classes)
+        metrics = Metrics(**scores, images=len(dataset), zoom=view[0], evaluated=what)
+        metrics.write(out / METRICS)
+        plot_predictions(net, dataset, out / PREDICTIONS, *view)
     print(device_line(net.xp, options.device))
     command.say(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
     command.say(report(metrics))

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,40 @@ def _constant(text: str) -> None:
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise InputError where one of the files to write is there already, unless the user wants to `overwrite` it."""
+    """Raise InputError where one of the files to write is there already, unless the user wants to `overwrite` it, and where
+    it could not be written: who has computed for an hour wants to keep what came out."""
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path}: cannot be written: it is a folder")
         if os.path.lexists(path) and not overwrite:  # also a link that leads nowhere, which would be replaced
             raise InputError(f"{path} is there already; write to another place, or add --overwrite")
+        try:
+            with tempfile.TemporaryFile(dir=next(above for above in path.absolute().parents if os.path.lexists(above))):
+                pass
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+
+@contextmanager
+def making(folder: Path, exist_ok: bool = True) -> Iterator[None]:
+    """A folder to write into, made with those above it; after an error, those that were made go again where they are empty.
+
+    Raises InputError where it cannot be made, and FileExistsError where it is there already and must not be.
+    """
+    new = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
+        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from None
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for made in new:
+                made.rmdir()
+        raise
 
 
 @contextmanager
@@ -112,10 +140,15 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _force(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error for a file that the system does not let one write."""
+    return InputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _force(path: Path) -> None:
@@ -168,6 +201,9 @@ def owned(folder: Path) -> Iterator[None]:
                 process = read_text(owner) if owner.exists() else "unknown"
                 raise InputError(f"{folder} is in use by process {process}: wait for it, or stop it") from None
         sweep(folder)
-        owner.write_text(str(os.getpid()), encoding="ascii")
         held.callback(owner.unlink, missing_ok=True)
+        try:
+            owner.write_text(str(os.getpid()), encoding="ascii")
+        except OSError as error:
+            raise unwritable(owner, error) from None
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from os.path import realpath
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +15,7 @@ from tinyfcn import command, plot
 from tinyfcn.data import read_image, write_label
 from tinyfcn.data.pictures import check_image
 from tinyfcn.errors import InputError
-from tinyfcn.files import check_free, replacing
+from tinyfcn.files import check_free, making, replacing
 from tinyfcn.inference import MAX_SIDE, Predictor, load
 from tinyfcn.ranks import Ranks, together
 from tinyfcn.report import device_line, open_device
@@ -57,10 +58,11 @@ def _predict(options: argparse.Namespace, ranks: Ranks) -> None:
         check_image(path)  # so that all can be read, as far as their beginnings show, before the first is labelled
     trained = trained._replace(zoom=options.zoom or trained.zoom, max_side=options.max_side or trained.max_side)
     ranks.total(0)  # all have checked before the first one writes
-    options.out.mkdir(parents=True, exist_ok=True)
     seen: Counter[int] = Counter()
-    for path in tqdm(options.images[ranks.rank :: ranks.size], unit="image", disable=ranks.rank > 0 or len(options.images) == 1):
-        seen.update(_label(trained, path, *_targets(path, options.out)))
+    alone = ranks.rank > 0 or len(options.images) == 1
+    with making(options.out):
+        for path in tqdm(options.images[ranks.rank :: ranks.size], unit="image", disable=alone):
+            seen.update(_label(trained, path, *_targets(path, options.out)))
     seen = +Counter(dict(enumerate(ranks.total([seen[k] for k in range(256)]).tolist())))
     if ranks.rank:
         return
@@ -93,12 +95,12 @@ def _targets(image: Path, out: Path) -> tuple[Path, Path]:
 
 def _check_targets(images: list[Path], out: Path, overwrite: bool) -> None:
     """Refuse to write one file twice, or over a photograph, and unasked over anything."""
-    sources = {path.resolve() for path in images}
+    sources = {realpath(path) for path in images}
     targets = Counter(target for image in images for target in _targets(image, out))
     for target, count in targets.items():
         if count > 1:
             raise InputError(f"{count} predictions would be written to {target}, one over the other; use two --out")
-        if target.resolve() in sources:
+        if realpath(target) in sources:
             raise InputError(f"{target} is one of the photographs and would be overwritten; give another --out")
     check_free(targets, overwrite)
 

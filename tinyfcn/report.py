@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ import numpy as np
 
 from tinyfcn.backend import choose_device, describe_device, why_no_gpu
 from tinyfcn.errors import InputError
-from tinyfcn.files import read_text, write_json, write_text
+from tinyfcn.files import read_text, unwritable, write_json, write_text
 from tinyfcn.metrics import SCORES
 from tinyfcn.values import (
     SECONDS,
@@ -61,18 +62,22 @@ class Log:
         writer.writeheader()
         writer.writerows(row for row in read_log(path) if row["step"] <= step)
         write_text(path, text.getvalue())
-        self.file = path.open("a", newline="", encoding="utf-8")
+        self.path, self.file = path, path.open("a", newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.file, COLUMNS)
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with suppress(OSError):  # of what `write` could not write, as it has said
+            self.file.close()
 
     def write(self, row: Row) -> None:
-        self.writer.writerow(row)
-        self.file.flush()
+        try:
+            self.writer.writerow(row)
+            self.file.flush()
+        except OSError as error:
+            raise unwritable(self.path, error) from None
 
 
 def read_log(path: Path) -> list[Row]:

@@ -128,6 +128,11 @@ class Paths(NamedTuple):
     last: Path
     best: Path
 
+    @property
+    def early(self) -> tuple[Path, ...]:
+        """Those that are there before the first checkpoint, and worth nothing without one."""
+        return self.config, self.class_weights, self.train_list, self.val_list, self.log
+
 
 def paths(run: Path) -> Paths:
     return Paths(

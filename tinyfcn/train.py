@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tinyfcn.data.counts import check_labels
 from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.description import LEARN_UPSAMPLING, PADDINGS, PREPROCESSING
 from tinyfcn.errors import InputError
-from tinyfcn.files import OWNER, PARTIAL, owned
+from tinyfcn.files import OWNER, PARTIAL, check_free, making, owned
 from tinyfcn.initial import sizes_of
 from tinyfcn.models import FCNS
 from tinyfcn.optim import SCHEDULES
@@ -192,8 +193,9 @@ def _train(run: Run) -> None:
     try:
         run.train()
     except KeyboardInterrupt:
-        where = "" if run.saved == run.step else f" from step {run.saved}"
-        command.say(f"stopped at step {run.step}; go on{where} with: python -m tinyfcn.train --resume {run.folder}")
+        if run.saved is not None:
+            where = "" if run.saved == run.step else f" from step {run.saved}"
+            command.say(f"stopped at step {run.step}; go on{where} with: python -m tinyfcn.train --resume {run.folder}")
         raise
     metrics = values.read_record(Metrics, run.paths.metrics)
     command.say(f"\nbest checkpoint: step {metrics.step}, on {len(run.val_set)} held-out images\n")
@@ -219,8 +221,7 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> R
     out = given.pop("out", None)
     config = _config(base, given, sizes_of(source) if source and "init" in given else {})
     folder = Path(out) if out else _free_folder(config)
-    if not _is_free(folder):
-        raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
+    _refuse_taken(folder)
     run = Run(config, folder, ranks)
     _look_at_labels(run)
     told = run.start(source)
@@ -228,12 +229,16 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> R
         raise InputError("--trunk-rate is for layers that come trained from a file: give --init")
     if told:
         command.say(told)
-    try:
-        run.folder = _claim(folder, config, exclusive=not out)
-        owning.enter_context(owned(run.folder))
-        run.write_settings()
-    except OSError as error:
-        raise InputError(f"--out {run.folder}: cannot be written: {error.strerror}") from None
+    while True:
+        try:
+            owning.enter_context(making(run.folder, exist_ok=bool(out)))
+            break
+        except FileExistsError:  # another run has taken the free folder since
+            run.folder = _free_folder(config)
+    owning.enter_context(owned(run.folder))
+    _refuse_taken(run.folder)  # by a run that has ended since
+    owning.callback(run.discard)
+    run.write_settings()
     return run
 
 
@@ -244,25 +249,15 @@ def _look_at_labels(run: Run) -> None:
             command.say(line)
 
 
-def _claim(folder: Path, config: Config, exclusive: bool) -> Path:
-    """Make a run's folder; if `exclusive`, the next free one where another run has made it meanwhile."""
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=not exclusive)
-            return folder
-        except FileExistsError:
-            if not exclusive:
-                raise
-            folder = _free_folder(config)
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether there is nothing to lose in a folder: no more than what a run leaves that ended before its first checkpoint."""
-    if not folder.exists():
-        return True
+def _refuse_taken(folder: Path) -> None:
+    """Raise InputError where there is something to lose in a folder: more than a run that is killed before its first checkpoint
+    leaves."""
     files = paths(folder)
-    nothing = {OWNER, *(path.name for path in (files.config, files.class_weights, files.train_list, files.val_list, files.log))}
-    return folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
+    nothing = {OWNER, *(path.name for path in files.early)}
+    if folder.exists() and not (
+        folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
+    ):
+        raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
 
 
 def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> Run:
@@ -274,6 +269,7 @@ def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack, r
     owning.enter_context(owned(folder))
     if not paths(folder).last.exists():
         raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
+    check_free(paths(folder), overwrite=True)
     run = Run(config, folder, ranks)
     _look_at_labels(run)
     told = run.resume()
@@ -291,10 +287,10 @@ def _config(base: dict[str, Any], given: dict[str, Any], sizes: dict[str, Any]) 
     epochs = given.pop("epochs", None)
     for name in ("data", "split", "val_split", "class_weights", "init", "from_run"):
         if name in given and (name in ("init", "from_run") or Path(given[name]).exists()):
-            given[name] = str(Path(given[name]).resolve())  # so that RUN can be used from any folder
+            given[name] = os.path.realpath(given[name])  # so that RUN can be used from any folder
     for name in ("images", "labels"):  # in the data's folder, or anywhere
         if name in given and not Path(given.get("data", base.get("data", ".")), given[name]).is_dir():
-            given[name] = str(Path(given[name]).resolve())
+            given[name] = os.path.realpath(given[name])
     recipe = given.get("recipe", "finetune" if sizes.get("width", 0) >= FULL else "scratch")
     if "recipe" in given or not base:
         base = base | options_of(recipe, given.get("model", base.get("model", Config.model))) | {"recipe": recipe}
@@ -327,7 +323,7 @@ def risk(config: Config) -> str | None:
 
 
 def _free_folder(config: Config) -> Path:
-    name = f"{Path(config.data).resolve().name if config.data != 'shapes' else 'shapes'}-{config.model}"
+    name = f"{Path(os.path.realpath(config.data)).name if config.data != 'shapes' else 'shapes'}-{config.model}"
     return next(folder for n in count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())
 
 

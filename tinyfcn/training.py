@@ -29,7 +29,7 @@ from tinyfcn.models import FCN, FCNS
 from tinyfcn.models.network import layer_of
 from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
 from tinyfcn.ranks import ALONE, Ranks
-from tinyfcn.report import Log, Metrics, describe, open_device
+from tinyfcn.report import Log, Metrics, describe, open_device, read_log
 from tinyfcn.run import Config, Paths, paths
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
@@ -204,6 +204,7 @@ class Run:
         if missing and self.step:
             told.append(f"{last} lacks {len(missing)} of the optimiser's moments, such as {missing[0]}: they start at zero")
         self.optimiser.restore(moments, self.step)
+        read_log(self.paths.log)  # what is wrong with it is said before anything is written
         return "\n".join(told)
 
     def join(self) -> None:
@@ -249,6 +250,12 @@ class Run:
             about = replace(self.net.description(), **self._extra() | extra)
             weights.write(self.paths.last, self.net.tensors() | moments, about)
         self.saved = self.step
+
+    def discard(self) -> None:
+        """Remove the files of a run that has come to an end before its first checkpoint."""
+        if self.saved is None:
+            for path in self.paths.early:
+                path.unlink(missing_ok=True)
 
     def check_parameters(self) -> None:
         """Raise InputError where training has made a parameter infinite or no number; once a step."""
@@ -310,11 +317,11 @@ class Run:
             deferred_signals() as came,
         ):
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that overflow: `settle` says more
-            if self.saved is None:
-                self.save()
             due = time.monotonic() + 60 * config.checkpoint_minutes
             try:
                 for pixels, labels, part in batches:
+                    if self.saved is None:  # and the first batch could be made
+                        self.save()
                     stop, late = self.ranks.total([len(came()), int(time.monotonic() > due)])  # any, so that all agree
                     if stop or late:
                         self.save()
@@ -342,7 +349,7 @@ class Run:
                         bar.write(f"step {self.step}: {describe(row)}")
                         clock, images = time.perf_counter(), 0  # the clock stops for evaluation
             except Exception:  # an image that does not open, a terminal that was closed
-                if self.whole and self.saved != self.step and not self.ranks.comm:  # the other ranks may be elsewhere
+                if self.whole and self.saved not in (None, self.step) and not self.ranks.comm:  # the other ranks may be elsewhere
                     with suppress(InputError):
                         self.save()
                 raise

@@ -132,6 +132,12 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], prod(shape[1:])
 
 
+def check_finite(values: np.ndarray, name: str, source: str | Path) -> None:
+    """Raise InputError where a parameter from `source` is not finite."""
+    if not np.isfinite(values).all():
+        raise InputError(f"{source}: {name} holds numbers that are infinite or none: its training must have diverged")
+
+
 def fit(
     tensors: dict[str, np.ndarray],
     shapes: dict[str, tuple[int, ...]],

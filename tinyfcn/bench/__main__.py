@@ -34,7 +34,7 @@ from tinyfcn.bench.contenders import (
 )
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
-from tinyfcn.files import replacing, write_json
+from tinyfcn.files import check_free, replacing, write_json
 from tinyfcn.models.fcn import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
@@ -305,6 +305,7 @@ def parser() -> command.Parser:
     )
     parse.add_argument("--json", type=_new_file, metavar="FILE", help="write all numbers")
     parse.add_argument("--plot", type=_new_file, metavar="FILE", help="draw growth and ratios, as a PNG")
+    command.add_overwrite(parse)
     return parse
 
 
@@ -317,8 +318,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _new_file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: must be a file in a folder that is there")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: must be in a folder that is there")
     return path
 
 
@@ -339,6 +340,7 @@ def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None
 def main() -> None:
     options = parser().parse_args()
     todo = works(options)
+    check_free(filter(None, (options.json, options.plot)), options.overwrite)
     if options.plot and not (options.full or options.growth or any(map(installed, NEEDS))):
         raise InputError("--plot: nothing to draw without --growth, as neither PyTorch nor ONNX Runtime is installed")
     xp = open_device(options.device)

@@ -63,7 +63,9 @@ def convert(
         def counted(name: str, tensor: Tensor) -> Tensor:
             def read() -> np.ndarray:
                 bar.update(sizes[name])
-                return tensor.read()
+                values = tensor.read()
+                weights.check_finite(values, name, file)
+                return values
 
             return tensor._replace(read=read)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
+from os.path import lexists
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def read_class_names(*folders: Path) -> ClassNames:
 
     Raises `InputError` where a file cannot be used, or names a class twice.
     """
-    path = next((path for folder in folders for name in FILES if (path := folder / name).exists()), None)
+    path = next((path for folder in folders for name in FILES if lexists(path := folder / name)), None)
     if path is None:
         return ClassNames(VOC_CLASSES)
     names, colours = FILES[path.name](path)

@@ -13,7 +13,6 @@ import numpy as np
 from tinyfcn import ops, weights
 from tinyfcn.backend import Array, match_layout, random_generator, to_device, to_host
 from tinyfcn.description import Description
-from tinyfcn.errors import InputError
 from tinyfcn.optim import Update
 
 
@@ -169,8 +168,7 @@ class Network:
         for name in report.loaded:
             with np.errstate(over="ignore"):
                 value = tensors[name].reshape(self.params[name].shape).astype(self.dtype, copy=False)
-            if not np.isfinite(value).all():
-                raise InputError(f"{source}: {name} holds numbers that are infinite or none: its training must have diverged")
+            weights.check_finite(value, name, source)
             self.params[name] = match_layout(self.params[name], to_device(value, self.xp))
         self.preprocessing = (description and description.preprocessing) or self.preprocessing
         return report

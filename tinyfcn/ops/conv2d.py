@@ -16,14 +16,12 @@ Where a ReLU follows, dy counts as 0 wherever y is. `columns` and `winograd` see
 
 from __future__ import annotations
 
-import os
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from tinyfcn.backend import Array, array_module, empty_hwnc
-from tinyfcn.errors import InputError
+from tinyfcn.backend import Array, array_module, convolution_setting, empty_hwnc
 from tinyfcn.ops import _check, columns, conv, taps, winograd
 from tinyfcn.ops.conv import Geometry
 
@@ -129,9 +127,7 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
     On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
     """
-    setting = os.environ.get("TINYFCN_CONV", "fast")
-    if setting not in ("fast", "columns", "plain"):
-        raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")
+    setting = convolution_setting()
     if setting != "fast":
         return conv if setting == "plain" else columns
     c_out, c_in, kh, kw = weight.shape
