@@ -272,8 +272,8 @@ show_source(train_step)
 
 # %% [markdown]
 # Scores, loss, the gradient at the scores, the backward pass. The optimiser is in it as `update`: it gets each
-# gradient the moment it is final, so that all gradients never exist together. Around it stands a loop that you could
-# have written:
+# gradient the moment it is final, so that all gradients never exist together. (`ranks` are processes that train
+# together; here is one.) Around the step stands a loop that you could have written:
 
 # %%
 TRAIN = [draw(np.random.default_rng([1, k]), 1 + k % 3)[:2] for k in range(300)]
