@@ -367,7 +367,7 @@ def test_every_command_feeds_the_network_what_its_weights_expect(tmp_path, monke
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / "voc" / folder).mkdir(parents=True)
     Image.fromarray(image).save(photo)
-    Image.fromarray(np.zeros((40, 50), np.uint8)).save(tmp_path / "voc" / "SegmentationClass" / "a.png")
+    Image.fromarray(np.eye(40, 50, dtype=np.uint8)).save(tmp_path / "voc" / "SegmentationClass" / "a.png")
     for split in ("train", "val"):
         (tmp_path / "voc" / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\n")
     net = FCN32s(21, WIDTH, "same")
