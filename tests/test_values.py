@@ -23,6 +23,8 @@ from tinyfcn.run import Config, read_config
 from tinyfcn.weights import read, read_description
 
 SMALL = ["--width", 1 / 64, "--size", 32, "--batch-size", 2, "--steps", 2, "--evaluations", 1]
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 HUGE = int("9" * 401)
 
 

@@ -111,7 +111,7 @@ def curves(log: str | Path, path: str | Path) -> None:
     right.set(xlabel="step", ylabel="score on held-out images", ylim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 2.5, 5, 10)))
         axis.xaxis.set_major_formatter(FuncFormatter(_number))
         axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     left.yaxis.set_major_formatter(FuncFormatter(_number))

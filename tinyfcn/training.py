@@ -472,10 +472,10 @@ class Run:
 
     def finish(self) -> None:
         """Let all pictures be of the best checkpoint, and of the whole log."""
-        if not _newer(self.paths.best, self.paths.predictions):
+        if not self._is_shown:
             self.net.load(self.paths.best)
             self._show(self._assess(ALONE), weights.read_description(self.paths.best).step)
-        self._summarise()
+            self._summarise()
         if self.config.keep == "best":
             self.paths.last.unlink(missing_ok=True)
 
@@ -483,12 +483,13 @@ class Run:
     def is_finished(self) -> bool:
         """Whether all is done, and the pictures are of the best checkpoint and not of one before."""
         done = self.logged >= self.config.steps or self.out_of_patience
-        return done and self.paths.best.exists() and _newer(self.paths.best, self.paths.curves, self.paths.predictions)
+        return done and self.paths.best.exists() and self._is_shown
 
-
-def _newer(file: Path, *others: Path) -> bool:
-    """Whether others are there, and none is older than a file."""
-    return all(other.exists() and other.stat().st_mtime_ns >= file.stat().st_mtime_ns for other in others)
+    @property
+    def _is_shown(self) -> bool:
+        pictures = self.paths.curves, self.paths.predictions, self.paths.confusion, self.paths.page
+        newest = self.paths.best.stat().st_mtime_ns
+        return all(path.exists() and path.stat().st_mtime_ns >= newest for path in pictures)
 
 
 @contextmanager
