@@ -57,7 +57,7 @@ def test_a_confusion_matrix_shows_shares_of_rows(figures, tmp_path, number):
     counts = np.random.default_rng(number).integers(0, 1000, (number, number))
     counts[1] = 0  # a class that no label has
     plot.confusion(counts, (NAMES * 15)[:number], tmp_path / "confusion.png")
-    (axis,) = figures[0].axes
+    axis = figures[0].axes[0]
     shown = np.ma.getdata(axis.images[0].get_array())
     np.testing.assert_allclose(shown[0], counts[0] / counts[0].sum())
     assert np.isnan(np.ma.filled(axis.images[0].get_array().astype(float), np.nan)[1]).all()

@@ -49,9 +49,6 @@ class Board:
             self.writer = EventFileWriter(str(self.folder))
             begun = SessionLog(status=SessionLog.START)
             self.writer.add_event(Event(wall_time=time.time(), step=self.step + 1, session_log=begun))
-        values = [
-            Summary.Value(tag=TAGS.get(name, f"score/{name}"), simple_value=value)
-            for name, value in row.items()
-            if name != "step"
-        ]
+        numbers = {TAGS.get(name, f"score/{name}"): value for name, value in row.items() if name != "step"}
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
         self.writer.add_event(Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values)))

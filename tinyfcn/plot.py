@@ -68,28 +68,29 @@ def predictions(
 
 def confusion(counts: np.ndarray, classes: Sequence[str], path: str | Path) -> None:
     """Where each class's pixels went: `counts` (num_classes, num_classes), a row per true class, as shares of the row."""
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, pixels, out=np.full(counts.shape, np.nan), where=pixels > 0)  # a class without pixels stays grey
     number = len(classes)
     numbered = number <= NUMBERED
-    side = 2.5 + min(number, 120) * (0.36 if numbered else 0.16)
-    size = 8 if numbered else max(3, 8 * 120 * 0.16 / max(number, 80))
+    side, size = 2.5 + number * (0.36 if numbered else 0.13), 8 if numbered else 6.5
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
-    shown = np.where(counts.sum(axis=1, keepdims=True) > 0, share, np.nan)  # a class that no label has stays grey
-    axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axis.set_facecolor("0.92")
+    drawn = axis.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")  # so that small shares show
     names = [plain(name) for name in classes]
     axis.set_xticks(range(number), names, rotation=90, fontsize=size)
     axis.set_yticks(range(number), names, fontsize=size)
     axis.set(xlabel="predicted", ylabel="true")
-    axis.set_title("percent of each true class's pixels" if numbered else "share of each true class's pixels", fontsize=9)
-    if numbered:
-        for (row, column), value in np.ndenumerate(100 * shown):
-            if value >= 0.5:
-                ink = "white" if value > 50 else "black"
-                axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    axis.set_title(f"{'percent' if numbered else 'share'} of each true class's pixels", fontsize=9)
+    if not numbered:
+        figure.colorbar(drawn, shrink=0.5)
+    for (row, column), value in np.ndenumerate(100 * share):
+        if numbered and value >= 0.5:
+            ink = "white" if value > 40 else "black"
+            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
     _save(figure, path)
 
 
