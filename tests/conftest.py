@@ -43,6 +43,13 @@ def call(monkeypatch, capfd):
 
 
 @pytest.fixture
+def quick_pictures(monkeypatch):
+    from pictures import draw_nothing
+
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
 def call_convert(capsys, monkeypatch):
     """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""
     from tinyfcn import command

@@ -28,6 +28,8 @@ from tinyfcn.recipes import RECIPES
 from tinyfcn.run import Config, read_config
 from tinyfcn.weights import read, read_description, write
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 SMALL = ["--width", "0.03125", "--size", "32", "--batch-size", "2", "--evaluations", "2"]
 
 
@@ -59,8 +61,10 @@ def test_a_run_leaves_all_that_it_promises(run_folder, voc):
     assert {path.name for path in run_folder.iterdir()} == {
         "config.json",
         "log.csv",
+        "index.html",
         "curves.png",
         "predictions.png",
+        "confusion.png",
         "metrics.json",
         "last.safetensors",
         "best.safetensors",
@@ -75,8 +79,9 @@ def test_a_run_leaves_all_that_it_promises(run_folder, voc):
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4"] and all(float(row["mean_iou"]) >= 0 for row in rows)
     assert float(rows[1]["lr"]) == pytest.approx(2e-3 * (1 - 3 / 4) ** 0.9)
-    for picture in ("curves.png", "predictions.png"):
-        assert Image.open(run_folder / picture).width == 900
+    page = (run_folder / "index.html").read_text()
+    assert set(re.findall(r'src="([^"]*)"', page)) == {"curves.png", "predictions.png", "confusion.png"}
+    assert "--steps 4" in page and "triangle" in page and f"{metrics['mean_iou']:.3f}" in page
 
 
 def test_the_terminal_shows_scores_baseline_and_classes(voc, call, tmp_path):
@@ -311,7 +316,11 @@ def test_evaluate_gives_the_scores_that_training_gave(run_folder, call):
     )
     assert again["iou"] == trained["iou"] and again["mean_iou"] == trained["mean_iou"]
     assert f"{again['mean_iou']:.3f}" in out and "triangle" in out
-    assert (run_folder / "evaluation-val" / "predictions.png").exists()
+    assert {path.name for path in (run_folder / "evaluation-val").iterdir()} == {
+        "metrics.json",
+        "predictions.png",
+        "confusion.png",
+    }
 
 
 def test_evaluate_a_file_on_other_data(run_folder, voc, call, tmp_path):

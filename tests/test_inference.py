@@ -6,11 +6,17 @@ from PIL import Image
 
 import tinyfcn
 from tinyfcn import inference
-from tinyfcn.data import normalise
+from tinyfcn.data import normalise, zoomed
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN8s
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+class Pairs(list):
+    """Images and labels as a dataset."""
+
+    ids = "abc"
 
 
 @pytest.fixture
@@ -39,6 +45,48 @@ def test_a_file_and_an_array_get_the_labels_that_the_net_gives(saved, tmp_path):
         labels = trained.predict(picture)
         assert labels.dtype == np.uint8
         np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("zoom", [1.0, 0.5])
+def test_an_assessment_has_the_mean_loss_and_each_image_s_own_accuracy(saved, weighted, zoom):
+    net, rng = saved[0], np.random.default_rng(3)
+    labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (3, 40, 50))
+    labels[1] = 255
+    weights = np.array([1.0, 0.25, 3.0]) if weighted else np.ones(3)
+    pairs = [(rng.integers(0, 256, (40, 50, 3), np.uint8), label) for label in labels]
+    losses, pixels = [], []
+    for pair in pairs:
+        image, label = zoomed(*pair, zoom)
+        scores = net.forward(normalise(image[None], net.preprocessing))[0].astype(np.float64)
+        log_p = scores - np.log(np.exp(scores).sum(axis=0))
+        for k in range(3):
+            losses.append(-weights[k] * log_p[k][label == k].sum())
+            pixels.append(weights[k] * (label == k).sum())
+    found = inference.assess(net, Pairs(pairs), zoom, class_weight=weights if weighted else None)
+    assert found.loss == pytest.approx(sum(losses) / sum(pixels), rel=1e-5)
+    expected = [
+        (inference.predict(net, image, zoom) == label)[label != 255].mean() if (label != 255).any() else np.nan
+        for image, label in pairs
+    ]
+    np.testing.assert_allclose(found.accuracy, expected)
+    assert found.matrix.counts.sum() == (labels != 255).sum()
+
+
+@pytest.mark.parametrize(
+    "accuracy, chosen",
+    [
+        ([0.1, 0.9, np.nan, 0.5], [3, 1, 0]),
+        ([0.7], [0]),
+        (np.arange(101) / 100, [50, 90, 25, 10]),
+    ],
+)
+def test_a_typical_image_is_shown_first(accuracy, chosen):
+    assert inference.examples(np.array(accuracy)) == chosen
+
+
+def test_where_nothing_is_labelled_yet_images_come_from_all_parts_of_the_list():
+    assert [inference.spread(length) for length in (1, 3, 4, 80)] == [[0], [0, 1, 2], [0, 1, 2, 3], [10, 30, 50, 70]]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from tinyfcn.run import Config, read_config
 from tinyfcn.weights import read, read_description
 
 SMALL = ["--width", 1 / 64, "--size", 32, "--batch-size", 2, "--steps", 2, "--evaluations", 1]
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 HUGE = int("9" * 401)
 
 
@@ -244,20 +246,20 @@ def test_the_checkpoint_of_a_file_is_checked_by_all_commands(run, call, voc, tmp
 
 
 def test_a_log_that_was_edited_is_one_line(tmp_path):
-    log, head, row = tmp_path / "log.csv", ",".join(COLUMNS), "1,0.1,2.5,3,,,,"
+    log, head, row = tmp_path / "log.csv", ",".join(COLUMNS), "1,0.1,2.5,3,,,,,"
     for text, words in [
         (f"{row}\n", "the columns must be step,lr,loss"),
         ("lr,step,loss\n", "the columns must be"),
         (f"{head},x\n", "the columns must be"),
-        (f"{head}\n{row}\n2,0.1,nan,3,,,,\n", "line 3: loss must be a number"),
-        (f"{head}\n{row}\n2,inf,1,3,,,,\n", "line 3: lr must be"),
-        (f"{head}\n{row}\n1,0.1,1,3,,,,\n", "line 3: step must be more than 1, as in the line before, got 1"),
-        (f"{head}\n{row}\n2.5,0.1,1,3,,,,\n", "line 3: step must be a whole number"),
-        (f"{head}\n{row}\n2,0.1,1,3\n", "line 3: must have 8 values, got 4"),
-        (f"{head}\n{row}\n2,0.1,,3,,,,\n", "line 3: loss must be"),
-        (f"{head}\n2,0.1,1,3,2,,,\n", "line 2: pixel_accuracy must be a number, at least 0 and at most 1, got 2"),
-        (f"{head}\n{'9' * 401},0.1,1,3,,,,\n", "line 2: step must be"),
-        (f"{head}\n{'9' * 200_000}\n", "line 2: must have 8 values"),
+        (f"{head}\n{row}\n2,0.1,nan,3,,,,,\n", "line 3: loss must be a number"),
+        (f"{head}\n{row}\n2,inf,1,3,,,,,\n", "line 3: lr must be"),
+        (f"{head}\n{row}\n1,0.1,1,3,,,,,\n", "line 3: step must be more than 1, as in the line before, got 1"),
+        (f"{head}\n{row}\n2.5,0.1,1,3,,,,,\n", "line 3: step must be a whole number"),
+        (f"{head}\n{row}\n2,0.1,1,3\n", "line 3: must have 9 values, got 4"),
+        (f"{head}\n{row}\n2,0.1,,3,,,,,\n", "line 3: loss must be"),
+        (f"{head}\n2,0.1,1,3,2,,,,\n", "line 2: pixel_accuracy must be a number, at least 0 and at most 1, got 2"),
+        (f"{head}\n{'9' * 401},0.1,1,3,,,,,\n", "line 2: step must be"),
+        (f"{head}\n{'9' * 200_000}\n", "line 2: must have 9 values"),
         (b"\xfe\xfa", "as text"),
     ]:
         log.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -265,7 +267,7 @@ def test_a_log_that_was_edited_is_one_line(tmp_path):
             read_log(log)
         assert str(log) in str(caught.value) and words in str(caught.value) and len(str(caught.value)) < 400
     log.write_text(f"{head}\r\n\r\n{row}\r\n2,0.1,\0\0\0\n3,0.1,1")  # what a crash leaves is no one's slip
-    assert read_log(log) == [dict(zip(COLUMNS, (1, 0.1, 2.5, 3, None, None, None, None), strict=True))]
+    assert read_log(log) == [dict(zip(COLUMNS, (1, 0.1, 2.5, 3, None, None, None, None, None), strict=True))]
 
 
 def test_metrics_that_were_edited_are_one_line(run, call):

@@ -8,18 +8,18 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-from tinyfcn import command
+from tinyfcn import command, plot
 from tinyfcn.data.counts import check_labels
 from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_free, making, read_json
-from tinyfcn.inference import evaluate, load_network, plot_predictions
+from tinyfcn.inference import assess, draw_predictions, examples, load_network
 from tinyfcn.ranks import Ranks, together
 from tinyfcn.report import Metrics, device_line, open_device, report
 from tinyfcn.run import paths, read_config
 from tinyfcn.values import SUBSET
 
-METRICS, PREDICTIONS = "metrics.json", "predictions.png"
+METRICS, PREDICTIONS, CONFUSION = "metrics.json", "predictions.png", "confusion.png"
 
 
 def parser() -> command.Parser:
@@ -78,7 +78,7 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
         **told,
     }
     if not _is_of(out / METRICS, what):
-        check_free((out / METRICS, out / PREDICTIONS), options.overwrite)
+        check_free([out / name for name in (METRICS, PREDICTIONS, CONFUSION)], options.overwrite)
     ranks.use_own_gpu(open_device(options.device))
     net, description = load_network(options.run, options.device)
     dataset = open_dataset(data, split, subset, subset_seed, **reading)
@@ -93,18 +93,18 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
             f"but {options.run} was trained on {', '.join(classes) if classes else f'{net.num_classes} others'}"
         )
     view = options.zoom or description.zoom, description.max_side
-    matrix = evaluate(net, dataset, *view, ranks)
+    found = assess(net, dataset, *view, ranks)
     if ranks.rank:
         return
     with making(out):
-        scores = matrix.summary(dataset.classes)
-        metrics = Metrics(**scores, images=len(dataset), zoom=view[0], evaluated=what)
+        metrics = Metrics(**found.matrix.summary(dataset.classes), images=len(dataset), zoom=view[0], evaluated=what)
         metrics.write(out / METRICS)
-        plot_predictions(net, dataset, out / PREDICTIONS, *view)
+        draw_predictions(net, dataset, examples(found.accuracy), "", out / PREDICTIONS, *view)
+        plot.confusion(found.matrix.counts, dataset.classes, out / CONFUSION)
     print(device_line(net.xp, options.device))
     command.say(f"{options.run} on {len(dataset)} images of {data}, {split}\n")
     command.say(report(metrics))
-    command.say(f"\n{out}: {METRICS}, {PREDICTIONS}")
+    command.say(f"\n{out}: {METRICS}, {PREDICTIONS}, {CONFUSION}")
 
 
 def _is_of(metrics: Path, what: dict[str, Any]) -> bool:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from tinyfcn import plot
-from tinyfcn.backend import Array, to_device, to_host
+from tinyfcn import ops, plot
+from tinyfcn.backend import Array, array_module, to_device, to_host
 from tinyfcn.convert.identify import identify
-from tinyfcn.data import Dataset, normalise, read_image, zoomed
+from tinyfcn.data import IGNORE, Dataset, normalise, read_image, zoomed
+from tinyfcn.data.balance import weight_of
 from tinyfcn.data.loader import prefetch
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
+from tinyfcn.parallel import at_once, bands
+from tinyfcn.progress import bar
 from tinyfcn.ranks import ALONE, Ranks
 from tinyfcn.report import open_device
 from tinyfcn.run import paths
 
-SHOWN = 4  # images in predictions.png
+SHOWN = (0.5, 0.9, 0.25, 0.1)  # share of all images that are labelled worse, for each of those in predictions.png
+AT_ONCE = 1 << 20  # scores whose loss is taken at a time
 MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
 
 
@@ -84,21 +88,66 @@ def load_network(checkpoint: Path, device: str = "auto") -> tuple[FCN, Descripti
     return net, description
 
 
+class Assessment(NamedTuple):
+    """What a network makes of a dataset."""
+
+    matrix: ConfusionMatrix
+    loss: float  # mean over the labelled pixels, as the network sees them; with class weights, as in training
+    accuracy: np.ndarray  # share of each image's labelled pixels that are right, (N,); NaN where there are none
+
+
 def evaluate(net: FCN, dataset: Dataset, zoom: float = 1.0, max_side: int | None = None, ranks: Ranks = ALONE) -> ConfusionMatrix:
+    """The counts of `assess` alone."""
+    return assess(net, dataset, zoom, max_side, ranks).matrix
+
+
+def assess(
+    net: FCN,
+    dataset: Dataset,
+    zoom: float = 1.0,
+    max_side: int | None = None,
+    ranks: Ranks = ALONE,
+    class_weight: np.ndarray | None = None,
+) -> Assessment:
     """Predict every image of a dataset and count the pixels, at the image's own size. Several ranks share the images.
 
     Raises InputError where no pixel is labelled.
     """
     matrix = ConfusionMatrix(net.num_classes)
     mine = range(ranks.rank, len(dataset), ranks.size)
+    weight = np.ones(net.num_classes, net.dtype) if class_weight is None else class_weight.astype(net.dtype)
+    on_device = to_device(weight, net.xp)
+    labelled = np.zeros((len(dataset), 2))  # pixels of each image, and their weight as the network sees them
+    found = [net.xp.zeros((0, 2))]  # of these pixels, how many are right, and their loss: on the device, to wait for it once
     with closing(prefetch(lambda i: dataset[i], mine)) as pairs:
-        shown = pairs if ranks.rank else tqdm(pairs, "evaluating", len(mine), unit="image", leave=False)
-        for image, label in shown:
-            matrix.update(to_device(label, net.xp)[None], predict(net, image, zoom, max_side)[None])
+        shown = bar(pairs, "evaluating", len(mine), "image", not ranks.rank)
+        for i, (image, label) in zip(mine, shown, strict=True):
+            seen, truth = zoomed(image, label, zoom, max_side)
+            scores = net.forward(_prepared(net, seen))
+            prediction, there = _enlarged(net.decide(scores)[0], label.shape), to_device(label, net.xp)
+            matrix.update(there[None], prediction[None])
+            right, loss = (there == prediction).sum(), _loss(scores, to_device(truth, net.xp)[None], on_device)
+            found.append(net.xp.stack([right.astype(float), loss.astype(float)])[None])
+            labelled[i] = (label != IGNORE).sum(), weight_of(truth, weight)
     matrix.counts[...] = ranks.total(matrix.counts)
     if len(dataset) and not matrix.counts.any():
         raise InputError(f"{dataset.ids[0]} and all other images to evaluate on have no labelled pixel: all are ignored")
-    return matrix
+    counted = np.zeros((len(dataset), 2))
+    counted[ranks.rank :: ranks.size] = to_host(net.xp.concatenate(found))
+    (right, loss), (pixels, weighed) = ranks.total(counted).T, ranks.total(labelled).T
+    with np.errstate(invalid="ignore"):
+        return Assessment(matrix, float(loss.sum() / max(weighed.sum(), 1e-300)), right / pixels)
+
+
+def _loss(scores: Array, labels: Array, class_weight: Array) -> Array:
+    """The sum of the pixels' losses, in bands, since the gradient that comes with a loss is as large as the scores."""
+    _, classes, height, width = scores.shape
+    xp = array_module(scores)
+    parts = [
+        ops.softmax_cross_entropy_forward(scores[:, :, rows], labels[:, rows], reduction="sum", class_weight=class_weight)[0]
+        for rows in bands(xp, height, classes * width, at_once(xp, AT_ONCE))
+    ]
+    return sum(parts)
 
 
 def predict(net: FCN, image: np.ndarray, zoom: float = 1.0, max_side: int | None = None) -> Array:
@@ -108,17 +157,38 @@ def predict(net: FCN, image: np.ndarray, zoom: float = 1.0, max_side: int | None
     of the nearest one that was labelled.
     """
     seen, _ = zoomed(image, np.zeros(image.shape[:2], np.uint8), zoom, max_side)
-    x = normalise(to_device(seen, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
-    label = net.predict(x)[0]
-    rows, columns = (
-        (2 * net.xp.arange(full) + 1) * small // (2 * full) for full, small in zip(image.shape[:2], label.shape, strict=True)
-    )
+    return _enlarged(net.predict(_prepared(net, seen))[0], image.shape[:2])
+
+
+def _prepared(net: FCN, image: np.ndarray) -> Array:
+    """An image (H, W, 3) uint8 as the network takes it, (1, 3, H, W)."""
+    return normalise(to_device(image, net.xp)[None], net.preprocessing).astype(net.dtype, copy=False)
+
+
+def _enlarged(label: Array, shape: tuple[int, ...]) -> Array:
+    """A label at another size: each pixel gets the class of the nearest one."""
+    xp = array_module(label)
+    rows, columns = ((2 * xp.arange(full) + 1) * small // (2 * full) for full, small in zip(shape, label.shape, strict=True))
     return label[rows[:, None], columns]
 
 
-def plot_predictions(net: FCN, dataset: Dataset, path: Path, zoom: float = 1.0, max_side: int | None = None) -> None:
-    """Image, truth and prediction of a few images, spread over the dataset."""
-    chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset))).round().astype(int)
-    pairs = (dataset[int(i)] for i in chosen)
+def examples(accuracy: np.ndarray) -> list[int]:
+    """The images to show of those that were labelled so well: a typical one first, then a good, a poor and a bad one."""
+    order = np.argsort(accuracy)  # those without a labelled pixel last
+    last = np.isfinite(accuracy).sum() - 1
+    return list(dict.fromkeys(int(order[round(share * last)]) for share in SHOWN))
+
+
+def spread(length: int) -> list[int]:
+    """Images to show where none is labelled yet, from all parts of a list."""
+    number = min(length, len(SHOWN))
+    return [(2 * k + 1) * length // (2 * number) for k in range(number)]
+
+
+def draw_predictions(
+    net: FCN, dataset: Dataset, chosen: Sequence[int], title: str, path: Path, zoom: float = 1.0, max_side: int | None = None
+) -> None:
+    """Image, truth and prediction of some images of a dataset."""
+    pairs = (dataset[i] for i in chosen)
     rows = [(image, label, to_host(predict(net, image, zoom, max_side))) for image, label in pairs]
-    plot.predictions(rows, dataset.classes, path)
+    plot.predictions(rows, dataset.classes, title, path)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tinyfcn.data import IGNORE, palette
+from tinyfcn.errors import one_line
 from tinyfcn.files import replacing
 from tinyfcn.parallel import PIECE, split_evenly
 from tinyfcn.report import Row, read_log
+
+NUMBERED = 21  # classes up to which a confusion matrix has room for numbers
 
 # Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
 
@@ -32,7 +37,14 @@ def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None,
     return result
 
 
-def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], path: str | Path) -> None:
+def plain(text: str) -> str:
+    """Text of others as Matplotlib shows it: a dollar sign would begin a formula."""
+    return one_line(text, 40).replace("$", r"\$")
+
+
+def predictions(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], title: str, path: str | Path
+) -> None:
     """A picture with a row per example, (image, truth, prediction), and a legend of the classes that occur."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -41,35 +53,80 @@ def predictions(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], class
     aspect = np.mean([image.shape[0] / image.shape[1] for image, _, _ in rows])
     figure = Figure(figsize=(9, 0.7 + len(rows) * 3 * aspect + 0.25 * (len(present) // 5 + 1)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False)
-    for title, axis in zip(("image", "truth", "prediction"), axes[0], strict=True):
-        axis.set_title(title)
+    for text, axis in zip(("image", "truth", f"prediction, {title}" if title else "prediction"), axes[0], strict=True):
+        axis.set_title(text, fontsize="medium")
     for line, (image, truth, prediction) in zip(axes, rows, strict=True):
         for axis, picture in zip(line, (image, colour(truth), colour(prediction)), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
     colours = palette() / 255
-    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label="ignored" if k == IGNORE else classes[k]) for k in present]
+    names = ["ignored" if k == IGNORE else plain(classes[k]) for k in present]
+    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in zip(present, names, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
-    with replacing(Path(path)) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+    _save(figure, path)
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], path: str | Path) -> None:
+    """Where each class's pixels went: `counts` (num_classes, num_classes), a row per true class, as shares of the row."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    pixels = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, pixels, out=np.full(counts.shape, np.nan), where=pixels > 0)  # a class without pixels stays grey
+    number = len(classes)
+    numbered = number <= NUMBERED
+    side, size = 2.5 + number * (0.36 if numbered else 0.13), 8 if numbered else 6.5
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.set_facecolor("0.92")
+    drawn = axis.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")  # so that small shares show
+    names = [plain(name) for name in classes]
+    axis.set_xticks(range(number), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(number), names, fontsize=size)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_title(f"{'percent' if numbered else 'share'} of each true class's pixels", fontsize=9)
+    if not numbered:
+        figure.colorbar(drawn, shrink=0.5)
+    for (row, column), value in np.ndenumerate(100 * share):
+        if numbered and value >= 0.5:
+            ink = "white" if value > 40 else "black"
+            axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    _save(figure, path)
 
 
 def curves(log: str | Path, path: str | Path) -> None:
-    """The loss and the validation scores of a log.csv over the steps."""
+    """The losses and the validation scores of a log.csv over the steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     rows = read_log(Path(log))
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(*_series(rows, "loss"), color="tab:blue")
-    left.set(xlabel="step", ylabel="training loss", yscale="log")
-    for name, marker in (("pixel_accuracy", "o"), ("mean_accuracy", "^"), ("mean_iou", "s")):
-        right.plot(*_series(rows, name), marker=marker, label=name.replace("_", " "))
+    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    left.plot(*_series(rows, "loss"), color="tab:blue", linewidth=1, label="training")
+    left.plot(*_series(rows, "validation_loss"), color="tab:orange", marker="o", markersize=4, label="validation")
+    left.set(xlabel="step", ylabel="loss", yscale="log", xlim=(0, None))
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_minor_formatter(NullFormatter())
+    for name, marker in (("pixel_accuracy", "o"), ("mean_accuracy", "^"), ("mean_iou", "s"), ("frequency_weighted_iou", "d")):
+        right.plot(*_series(rows, name), marker=marker, markersize=4, label=name.replace("_", " "))
     right.set(xlabel="step", ylabel="score on held-out images", ylim=(0, 1))
-    right.legend(frameon=False, loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    with replacing(Path(path)) as partial:
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 2.5, 5, 10)))
+        axis.xaxis.set_major_formatter(FuncFormatter(_number))
+        axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    left.yaxis.set_major_formatter(FuncFormatter(_number))
+    _save(figure, path)
+
+
+def _number(value: float, _: object) -> str:
+    """A tick's number in full, without powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    with warnings.catch_warnings(), replacing(Path(path)) as partial:
+        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks
         figure.savefig(partial, dpi=100, format="png")
 
 

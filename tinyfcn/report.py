@@ -49,7 +49,7 @@ def device_line(xp: ModuleType, asked: str) -> str:
 
 # The columns of log.csv; scores only where there was an evaluation.
 COLUMNS = {"step": STEP, "lr": number(0, 1e6), "loss": number(0, 1e300), "images_per_s": number(0, 1e9)}
-COLUMNS |= dict.fromkeys(SCORES, optional(SHARE))
+COLUMNS |= dict.fromkeys(SCORES, optional(SHARE)) | {"validation_loss": optional(number(0, 1e300))}
 Row = dict[str, Any]  # numbers by column; None where there was no evaluation
 
 
@@ -114,8 +114,9 @@ def _row(cells: list[str], before: int) -> Row:
     return row
 
 
-def describe(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
+def describe(row: Row) -> str:
+    """The losses and scores of a row of the log in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in ("loss", "validation_loss", *SCORES))
 
 
 @dataclass(frozen=True)

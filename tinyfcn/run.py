@@ -36,6 +36,7 @@ from tinyfcn.values import (
 SEED = whole(0, 2**32 - 1)
 SCALE = number(0, 16, above=True)
 RATE = number(0, 1, below=True)
+EVALUATIONS = whole(1, 10_000)
 EPOCHS = number(0, 1e6, above=True)
 
 
@@ -72,7 +73,8 @@ class Config:
     mirror: bool = field(FLAG, True)
     batch_size: int = field(whole(1, 4096), 4)
     steps: int = field(STEPS, 1600)
-    evaluations: int = field(whole(1, 10_000), 4)
+    evaluations: int = field(EVALUATIONS, 4)
+    patience: int | None = field(optional(EVALUATIONS), None)  # evaluations without a better mean IU that end training
     optimiser: str = field(one_of(("adam", "sgd")), "adam")
     schedule: str = field(one_of(SCHEDULES), "poly")
     lr: float = field(number(0, 1e6, above=True), 2e-3)
@@ -90,6 +92,7 @@ class Config:
     device: str = field(one_of(("auto", "cpu", "gpu")), "auto")
     checkpoint_minutes: float = field(number(0, 100_000, above=True), 5.0)  # that a run which is killed may lose
     keep: str = field(one_of(("last", "best")), "last")  # "best": the last checkpoint goes in the end, with the moments
+    tensorboard: bool = field(FLAG, False)
     command: str | None = field(optional(TEXT), None)  # that made the run, for people
 
     def __post_init__(self) -> None:
@@ -122,11 +125,18 @@ class Paths(NamedTuple):
     train_list: Path  # this and the next one where --val-share made them
     val_list: Path
     log: Path
+    page: Path
     curves: Path
     predictions: Path
+    confusion: Path
     metrics: Path
     last: Path
     best: Path
+
+    @property
+    def tensorboard(self) -> Path:
+        """A folder, with --tensorboard."""
+        return self.config.parent / "tensorboard"
 
     @property
     def early(self) -> tuple[Path, ...]:
@@ -141,8 +151,10 @@ def paths(run: Path) -> Paths:
         run / "train.txt",
         run / "val.txt",
         run / "log.csv",
+        run / "index.html",
         run / "curves.png",
         run / "predictions.png",
+        run / "confusion.png",
         run / "metrics.json",
         run / "last.safetensors",
         run / "best.safetensors",

@@ -31,6 +31,7 @@ from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import EPOCHS, SCALE, Config, paths, read_config
 from tinyfcn.training import Run
 from tinyfcn.values import SIDE
+from tinyfcn.weights import read_description
 
 DESCRIPTION = """\
 Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, two or three minutes on two cores.
@@ -139,6 +140,9 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
     how.add_argument("--evaluations", type=of("evaluations"), help=f"in the course of training (default {default.evaluations})")
+    how.add_argument(
+        "--patience", type=of("patience"), metavar="N", help="stop after N evaluations without a better mean IU (default: never)"
+    )
     how.add_argument("--seed", type=of("seed"), help=f"(default {default.seed})")
     command.add_device(how, default=argparse.SUPPRESS)
 
@@ -159,6 +163,11 @@ def parser() -> argparse.ArgumentParser:
         choices=("last", "best"),
         help="last (default): the checkpoint to go on from too, three times as large with the optimiser's moments; "
         "best: remove it in the end",
+    )
+    run.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        help="also log losses and scores to RUN/tensorboard, for TensorBoard",
     )
     return parse
 
@@ -250,30 +259,38 @@ def _look_at_labels(run: Run) -> None:
 
 
 def _refuse_taken(folder: Path) -> None:
-    """Raise InputError where there is something to lose in a folder: more than a run that is killed before its first checkpoint
-    leaves."""
+    """Raise InputError where there is something to lose in a folder: more than a run leaves whose first step was never saved."""
     files = paths(folder)
-    nothing = {OWNER, *(path.name for path in files.early)}
-    if folder.exists() and not (
-        folder.is_dir() and all(path.name in nothing or path.name.startswith(PARTIAL) for path in folder.iterdir())
+    begun = {*files.early, files.last, files.tensorboard}
+    if not folder.exists() or (
+        folder.is_dir()
+        and all(path in begun or path.name.startswith((OWNER, PARTIAL)) for path in folder.iterdir())
+        and not (files.last.exists() and read_description(files.last).step != 0)
     ):
-        raise InputError(f"{folder} is there already; give another --out, or --resume {folder} to go on with it")
+        return
+    go_on = f", or --resume {folder} to go on with it" if files.config.exists() and files.last.exists() else ""
+    raise InputError(f"{folder} is there already; give another --out{go_on}")
 
 
 def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> Run:
-    fixed = sorted(set(given) - {"steps", "epochs", "device", "checkpoint_minutes", "keep"})
+    fixed = sorted(set(given) - {"steps", "epochs", "device", "checkpoint_minutes", "keep", "patience", "tensorboard"})
     if fixed:
         option = {"from_run": "from"}.get(fixed[0], fixed[0].replace("_", "-"))
         raise InputError(f"--{option} cannot change in a run that is resumed; start a new one")
     config = _config(asdict(read_config(folder)), given, {})
     owning.enter_context(owned(folder))
     if not paths(folder).last.exists():
-        raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing")
+        remedy = f"start from its best weights, --from {folder}" if paths(folder).best.exists() else "start a new run"
+        raise InputError(f"{folder} has no checkpoint to go on from: {paths(folder).last.name} is missing; {remedy}")
     check_free(paths(folder), overwrite=True)
     run = Run(config, folder, ranks)
     _look_at_labels(run)
     told = run.resume()
     if run.is_finished:
+        if run.step < config.steps:
+            raise InputError(
+                f"{folder} has run out of --patience {config.patience} at step {run.step}; give a larger one to go on"
+            )
         raise InputError(f"{folder} has done its {run.step} steps; give a larger --steps to go on")
     config.write(run.paths.config)
     if told:

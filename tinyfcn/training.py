@@ -7,7 +7,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,21 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tinyfcn import ops, plot, weights
+from tinyfcn import ops, page, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
+from tinyfcn.board import Board, check_tensorboard
 from tinyfcn.convert.identify import Source, identify
 from tinyfcn.data import normalise
-from tinyfcn.data.balance import class_weights, read_class_weights
+from tinyfcn.data.balance import class_weights, read_class_weights, weight_of
 from tinyfcn.data.loader import batch_indices, fingerprint, make_batch, open_dataset, open_sets, prefetch, reading_of
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import write_json, write_text
-from tinyfcn.inference import evaluate, plot_predictions
+from tinyfcn.inference import Assessment, assess, draw_predictions, examples, spread
 from tinyfcn.initial import initialise, refuse_frozen_noise
 from tinyfcn.models import FCN, FCNS
 from tinyfcn.models.network import layer_of
 from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
+from tinyfcn.progress import Progress
 from tinyfcn.ranks import ALONE, Ranks
-from tinyfcn.report import Log, Metrics, describe, open_device, read_log
+from tinyfcn.report import Log, Metrics, Row, describe, open_device, read_log
 from tinyfcn.run import Config, Paths, paths
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
@@ -97,6 +99,8 @@ class Run:
     def __init__(self, config: Config, folder: Path, ranks: Ranks = ALONE) -> None:
         """Set up a run at step 0. Raises InputError for data that do not fit."""
         self.config, self.folder, self.ranks = config, folder, ranks
+        if config.tensorboard:
+            check_tensorboard()
         ranks.use_own_gpu(open_device(config.device))
         self.train_set, self.val_set = open_sets(config, folder)
         if config.batch_size < ranks.size:
@@ -110,7 +114,9 @@ class Run:
         self.class_weights: dict[str, float] | None = None
         self.step = 0
         self.saved: int | None = None  # step of the last checkpoint
+        self.evaluate_at = {math.ceil(config.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
         self.best = -1.0  # mean IU of the best evaluation so far
+        self.stale = 0  # evaluations since then
         self.seconds = 0.0  # of training and evaluating so far
         self.whole = True  # whether no step is half done
         self.finite = -1  # the step after which all parameters were last seen to be finite
@@ -196,6 +202,9 @@ class Run:
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)
         self.seconds, self.step, self.best = about.seconds, about.step, about.best
         self.saved, self.reported = self.step, Mean(*about.losses)
+        scores = [row["mean_iou"] for row in read_log(self.paths.log) if row["step"] <= self.logged]
+        scores = [score for score in scores if score is not None]
+        self.stale = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         told = []
         data, self.data = self.data, about.data or self.data
         if changed := [what for what, value in data.items() if self.data.get(what) != value]:
@@ -204,7 +213,6 @@ class Run:
         if missing and self.step:
             told.append(f"{last} lacks {len(missing)} of the optimiser's moments, such as {missing[0]}: they start at zero")
         self.optimiser.restore(moments, self.step)
-        read_log(self.paths.log)  # what is wrong with it is said before anything is written
         return "\n".join(told)
 
     def join(self) -> None:
@@ -212,7 +220,7 @@ class Run:
         if not self.ranks.comm:
             return
         net, first = self.net, self.ranks.first
-        for attribute in "step", "saved", "best", "seconds", "reported", "data", "class_weights":
+        for attribute in "step", "saved", "best", "stale", "seconds", "reported", "data", "class_weights":
             setattr(self, attribute, first(getattr(self, attribute)))
         self.set_trained(first(self.trained))
         net.skip_scales, net.preprocessing = first((net.skip_scales, net.preprocessing))
@@ -282,8 +290,9 @@ class Run:
         config = self.config
         indices = batch_indices(len(self.train_set), config.batch_size, step - 1, config.seed)
         images = ", ".join(one_line(str(self.train_set.ids[i]), 80) for i in indices[:8])
-        kept = f"; the checkpoint of step {self.saved} is whole" if self.saved is not None else ""
-        return InputError(f"training diverged: {what} at step {step} (images {images}); lower --lr, here {config.lr:g}{kept}")
+        kept = f"; the checkpoint of step {self.saved} is whole" if self.saved else ""
+        remedy = f"start anew with a lower --lr, here {config.lr:g}"
+        return InputError(f"training diverged: {what} at step {step} (images {images}); {remedy}{kept}")
 
     def _extra(self) -> dict[str, Any]:
         """What a checkpoint says besides what its network does."""
@@ -295,31 +304,47 @@ class Run:
             "trained": tuple(sorted(self.trained)),
         }
 
+    def _lr_factor(self, step: int) -> float:
+        return SCHEDULES[self.config.schedule](step / self.config.steps)
+
     def _elapsed(self) -> float:
         return round(self.seconds + time.perf_counter() - self.started, 1)
+
+    @property
+    def logged(self) -> int:
+        """The last step of which the log may tell; the next report is due at once where an evaluation has not been made."""
+        return self.step - bool(self.step in self.evaluate_at and self.reported.steps)
+
+    @property
+    def out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.stale >= self.config.patience
 
     def train(self) -> None:
         """Go on to the configured number of steps, then write the pictures and scores."""
         self.join()
         config = self.config
-        evaluate_at = {math.ceil(config.steps * (k + 1) / config.evaluations) for k in range(config.evaluations)}
         class_weight = None
         if self.class_weights is not None:
             class_weight = to_device(np.array(list(self.class_weights.values()), self.net.dtype), self.net.xp)
-        self.started = clock = time.perf_counter()
-        images = 0  # since then
+        self.started = self.clock = time.perf_counter()
+        self.images = 0  # since then
         first = not self.ranks.rank
         with (
             warnings.catch_warnings(),
             closing(prefetch(lambda step: self._batch(step, class_weight), range(self.step, config.steps))) as batches,
-            Log(self.paths.log, self.step) if first else nullcontext() as log,
-            tqdm(total=config.steps, initial=self.step, unit="step", disable=not first) as bar,
+            self._logs() as logs,
+            Progress(self.step, config.steps, first) as progress,
             deferred_signals() as came,
         ):
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that overflow: `settle` says more
             due = time.monotonic() + 60 * config.checkpoint_minutes
             try:
+                if self.logged < self.step:
+                    self._report(logs, progress)
                 for pixels, labels, part in batches:
+                    if self.out_of_patience:
+                        progress.say(f"no better mean IU in {self.stale} evaluations: --patience ends training here")
+                        break
                     if self.saved is None:  # and the first batch could be made
                         self.save()
                     stop, late = self.ranks.total([len(came()), int(time.monotonic() > due)])  # any, so that all agree
@@ -327,27 +352,14 @@ class Run:
                         self.save()
                         due = time.monotonic() + 60 * config.checkpoint_minutes
                     if stop:
+                        if signal.SIGINT in came() and first and self.step:
+                            self._sketch()
                         raise KeyboardInterrupt(*came())
-                    lr_factor = SCHEDULES[config.schedule](self.step / config.steps)
-                    self.losses.append(self._train_step(pixels, labels, part, lr_factor, class_weight))
-                    images += config.batch_size
-                    bar.update()
-                    if self.step % REPORT_EVERY and self.step not in evaluate_at:
-                        continue
-                    self.settle()
-                    loss = self.reported.total / self.reported.steps
-                    self.reported = Mean(0.0, 0)
-                    speed = images / (time.perf_counter() - clock)
-                    bar.set_postfix(loss=f"{loss:.4g}", images_per_s=f"{speed:.1f}")
-                    row = {"step": self.step, "lr": config.lr * lr_factor, "loss": loss, "images_per_s": round(speed, 2)}
-                    if self.step in evaluate_at:
-                        row |= self._evaluate()
-                    if log:
-                        log.write(row)
-                    if self.step in evaluate_at:
-                        self.save()
-                        bar.write(f"step {self.step}: {describe(row)}")
-                        clock, images = time.perf_counter(), 0  # the clock stops for evaluation
+                    self.losses.append(self._train_step(pixels, labels, part, self._lr_factor(self.step), class_weight))
+                    self.images += config.batch_size
+                    progress.step()
+                    if not self.step % REPORT_EVERY or self.step in self.evaluate_at:
+                        self._report(logs, progress)
             except Exception:  # an image that does not open, a terminal that was closed
                 if self.whole and self.saved not in (None, self.step) and not self.ranks.comm:  # the other ranks may be elsewhere
                     with suppress(InputError):
@@ -356,6 +368,40 @@ class Run:
         if first:
             self.finish()
 
+    @contextmanager
+    def _logs(self) -> Iterator[list[Log | Board]]:
+        """What reports go to; on rank 0 alone."""
+        with ExitStack() as opened:
+            logs: list[Log | Board] = []
+            if not self.ranks.rank:
+                logs.append(opened.enter_context(Log(self.paths.log, self.logged)))
+                if self.config.tensorboard:
+                    logs.append(opened.enter_context(Board(self.paths.tensorboard, self.logged)))
+            yield logs
+
+    def _report(self, logs: list[Log | Board], progress: Progress) -> None:
+        """Log what the last steps came to; where an evaluation is due, make it, with a checkpoint before and one after."""
+        evaluating = self.step in self.evaluate_at
+        if evaluating:
+            self.save()
+        self.settle()
+        loss = self.reported.total / self.reported.steps
+        speed = self.images / (time.perf_counter() - self.clock)
+        progress.report(self.step, loss, speed)
+        lr = self.config.lr * self._lr_factor(self.step - 1)
+        row = {"step": self.step, "lr": lr, "loss": loss, "images_per_s": round(speed, 2)}
+        if evaluating:
+            row |= self._evaluate()
+        for log in logs:
+            log.write(row)
+        self.reported = Mean(0.0, 0)
+        if evaluating:
+            if logs:
+                self._summarise()
+            self.save()
+            progress.say(f"step {self.step}: {describe(row)}")
+            self.clock, self.images = time.perf_counter(), 0  # the clock stops for evaluation
+
     def _batch(self, step: int, class_weight: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
         """This rank's images and labels of a step, and the part that they have in the batch's loss."""
         pixels, labels = make_batch(self.train_set, self.config, step)
@@ -363,7 +409,7 @@ class Run:
             return pixels, labels, 1.0
         mine = self.ranks.share(len(labels))
         weight = np.ones(self.net.num_classes) if class_weight is None else to_host(class_weight)
-        weighed = [np.bincount(some.ravel(), minlength=len(weight))[: len(weight)] @ weight for some in (labels[mine], labels)]
+        weighed = [weight_of(some, weight) for some in (labels[mine], labels)]
         part = weighed[0] / weighed[1] if self.config.loss == "mean" and weighed[1] else 1.0
         return pixels[mine], labels[mine], float(part)
 
@@ -383,32 +429,67 @@ class Run:
         self.step += 1
         return loss
 
-    def _evaluate(self) -> dict[str, float]:
+    def _assess(self, ranks: Ranks) -> Assessment:
+        weight = None if self.class_weights is None else np.array(list(self.class_weights.values()))
+        return assess(self.net, self.val_set, self.config.zoom, self.config.max_side, ranks, weight)
+
+    def _evaluate(self) -> Row:
+        """Scores and loss on the validation list; where no evaluation was better, the network is kept and shown."""
         self.check_parameters()
-        matrix = evaluate(self.net, self.val_set, self.config.zoom, self.config.max_side, self.ranks)
-        better, self.best = matrix.mean_iou > self.best, max(matrix.mean_iou, self.best)
+        found = self._assess(self.ranks)
+        matrix = found.matrix
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss on held-out images is {found.loss}", self.step)
+        better = matrix.mean_iou > self.best
+        self.best, self.stale = (matrix.mean_iou, 0) if better else (self.best, self.stale + 1)
         if better and not self.ranks.rank:
             self.net.save(self.paths.best, **self._extra())
             machine = f"{processor_name()}, {describe_device(self.net.xp)}"
             summary = matrix.summary(self.val_set.classes)
             Metrics(**summary, step=self.step, seconds=self._elapsed(), machine=machine).write(self.paths.metrics)
-        return matrix.scores()
+            self._show(found, self.step)
+        return matrix.scores() | {"validation_loss": found.loss}
+
+    def _show(self, found: Assessment, step: int | None) -> None:
+        """Draw what the network makes of images of the validation list."""
+        plot.confusion(found.matrix.counts, self.val_set.classes, self.paths.confusion)
+        self._draw(examples(found.accuracy), step)
+
+    def _draw(self, chosen: list[int], step: int | None) -> None:
+        view = self.config.zoom, self.config.max_side
+        draw_predictions(self.net, self.val_set, chosen, f"step {step}", self.paths.predictions, *view)
+
+    def _sketch(self) -> None:
+        """Show how far a run has come that is being interrupted."""
+        with suppress(InputError):  # pictures are no reason to end in another way
+            if not self.paths.best.exists():
+                self._draw(spread(len(self.val_set)), self.step)
+            self._summarise()
+
+    def _summarise(self) -> None:
+        plot.curves(self.paths.log, self.paths.curves)
+        page.write(self.folder)
 
     def finish(self) -> None:
-        """Draw the curves, and the predictions of the best checkpoint."""
-        plot.curves(self.paths.log, self.paths.curves)
-        self.net.load(self.paths.best)
-        plot_predictions(self.net, self.val_set, self.paths.predictions, self.config.zoom, self.config.max_side)
+        """Let all pictures be of the best checkpoint, and of the whole log."""
+        if not self._is_shown:
+            self.net.load(self.paths.best)
+            self._show(self._assess(ALONE), weights.read_description(self.paths.best).step)
+            self._summarise()
         if self.config.keep == "best":
             self.paths.last.unlink(missing_ok=True)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done, and the pictures are of the best checkpoint and not of one before."""
-        if self.step < self.config.steps or not self.paths.best.exists():
-            return False
+        """Whether all is done, and the pictures are of the best checkpoint and not of one before."""
+        done = self.logged >= self.config.steps or self.out_of_patience
+        return done and self.paths.best.exists() and self._is_shown
+
+    @property
+    def _is_shown(self) -> bool:
+        pictures = self.paths.curves, self.paths.predictions, self.paths.confusion, self.paths.page
         newest = self.paths.best.stat().st_mtime_ns
-        return all(path.exists() and path.stat().st_mtime_ns >= newest for path in (self.paths.curves, self.paths.predictions))
+        return all(path.exists() and path.stat().st_mtime_ns >= newest for path in pictures)
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import published
 import pytest
+from pictures import draw_nothing
 from PIL import Image
 
-from tinyfcn import command, plot, train
+from tinyfcn import command, train
 from tinyfcn.data import write_label
-from tinyfcn.files import replacing
 from tinyfcn.models import VGG16, FCN32s
 from tinyfcn.report import read_log
 from tinyfcn.run import read_config
@@ -50,14 +50,8 @@ def make_world(root):
 
 
 def quicken(patch):
-    """Let pictures of runs say nothing, and wait for no disk: both take longer than all that these runs compute."""
-
-    def draw(*arguments):
-        with replacing(arguments[-1]) as partial:
-            partial.write_bytes(b"a picture")
-
-    patch.setattr(plot, "curves", draw)
-    patch.setattr(plot, "predictions", draw)
+    """Draw nothing, and wait for no disk: both take longer than all that these runs compute."""
+    draw_nothing(patch)
     patch.setattr(os, "fsync", lambda handle: None)
 
 

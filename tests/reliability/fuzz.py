@@ -181,7 +181,7 @@ def seeds(folder):
     yield from onnx_seeds(vgg)
     yield from hdf5_seeds(path, vgg)
     yield "config", "config.json", read_run, [json.dumps(Config().__dict__).encode()], whole
-    rows = "".join(f"{step},0.1,{1 / step},3.5,0.1,0.2,0.3,0.4\r\n" for step in range(1, 9))
+    rows = "".join(f"{step},0.1,{1 / step},3.5,0.1,0.2,0.3,0.4,0.7\r\n" for step in range(1, 9))
     yield "log", "log.csv", read_log, [(",".join(COLUMNS) + "\r\n" + rows).encode()], whole
     found = dict.fromkeys(SCORES, 0.5)
     metrics = found | {"iou": {"one": 0.5, "two": None}, "constant_baseline": found, "step": 3}

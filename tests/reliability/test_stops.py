@@ -7,6 +7,7 @@ import pytest
 
 from tinyfcn import train, training
 from tinyfcn.errors import InputError
+from tinyfcn.report import read_log
 from tinyfcn.weights import read, read_description
 
 
@@ -53,6 +54,18 @@ def test_a_signal_ends_a_run_after_its_step(start, call, whole, monkeypatch, wit
     same(folder, whole)
 
 
+def test_ctrl_c_shows_how_far_the_run_has_come(start, monkeypatch):
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return true_step(*arguments)
+
+    true_step = training.train_step
+    monkeypatch.setattr(training, "train_step", interrupted)
+    folder, (status, _, _) = start()
+    assert status == 130 and not (folder / "best.safetensors").exists()
+    assert all((folder / name).exists() for name in ("predictions.png", "curves.png", "index.html"))
+
+
 def test_a_second_signal_acts_at_once_and_the_message_is_true(start, call, whole, monkeypatch, same):
     steps, true_step = iter(range(100)), training.train_step
 
@@ -87,6 +100,22 @@ def test_what_was_done_before_an_error_is_kept(start, call, whole, monkeypatch, 
     same(folder, whole)
 
 
+@pytest.mark.parametrize("failing, step", [(0, 2), (1, 4)])
+def test_a_run_that_ended_in_an_evaluation_makes_it_when_it_goes_on(start, call, whole, monkeypatch, same, failing, step):
+    def broken(*arguments):
+        if next(evaluations) == failing:
+            raise InputError("photo.jpg: cannot be read")
+        return true_assess(*arguments)
+
+    evaluations, true_assess = iter(range(9)), training.assess
+    monkeypatch.setattr(training, "assess", broken)
+    folder, (status, _, err) = start()
+    assert status == 2 and "photo.jpg: cannot be read" in err
+    assert read_description(folder / "last.safetensors").step == step
+    assert call(train, "--resume", folder)[0] == 0
+    same(folder, whole)
+
+
 def test_a_step_that_fails_half_way_is_not_saved(start, monkeypatch):
     def half(net, optimiser, *arguments):
         if optimiser.steps == 3:
@@ -110,6 +139,33 @@ def test_checkpoints_come_by_time_and_a_row_averages_all_its_steps(start, call, 
     same(folder, whole)
 
 
+def test_patience_ends_a_run_that_gets_no_better_and_more_of_it_goes_on(start, call):
+    more = "--steps", 9, "--evaluations", 9, "--lr", 1e-9
+    folder, (status, out, err) = start("run", *more, "--patience", 2)
+    assert status == 0 and "no better mean IU in 2 evaluations" in out and "best checkpoint: step 1" in out, err
+    assert [row["step"] for row in read_log(folder / "log.csv")] == [1, 2, 3]
+    status, _, err = call(train, "--resume", folder)
+    assert status == 2 and "has run out of --patience 2 at step 3; give a larger one" in err
+    assert call(train, "--resume", folder, "--patience", 4)[0] == 0
+    assert [row["step"] for row in read_log(folder / "log.csv")] == [1, 2, 3, 4, 5]
+
+
+def test_after_a_refusal_the_same_command_works_and_no_message_advises_what_fails(start, call, tmp_path):
+    folder, (status, _, err) = start("run", "--lr", 1e6, "--evaluations", 1)
+    assert status == 2 and "start anew with a lower --lr" in err and (folder / "last.safetensors").exists()
+    assert start("run", "--lr", 1e-3)[1][0] == 0
+    status, _, err = start("run")[1]
+    assert status == 2 and f"--resume {folder} to go on" in err
+    assert call(train, "--resume", folder, "--steps", 5)[0] == 0
+
+    (folder / "last.safetensors").unlink()
+    status, _, err = start("run")[1]
+    assert status == 2 and "is there already; give another --out" in err and "--resume" not in err
+    status, _, err = call(train, "--resume", folder)
+    assert status == 2 and f"--from {folder}" in err
+    assert call(train, "--from", folder, "--steps", 1, "--out", tmp_path / "next")[0] == 0
+
+
 def test_the_last_checkpoint_can_go_in_the_end(start):
     folder, (status, _, _) = start("small", "--keep", "best")
     assert status == 0 and not (folder / "last.safetensors").exists() and (folder / "best.safetensors").exists()
@@ -121,5 +177,5 @@ def test_divergence_is_told_in_one_line_and_the_last_checkpoint_is_whole(start, 
     assert status == 2 and last.startswith("error: training diverged:") and "Warning" not in err
     assert "at step" in last and "(images 2008_" not in last and "images " in last and "lower --lr, here 1e+06" in last
     tensors, description = read(folder / "last.safetensors")
-    assert f"the checkpoint of step {description.step} is whole" in last
+    assert description.step == 0 or f"the checkpoint of step {description.step} is whole" in last
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())

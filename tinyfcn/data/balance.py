@@ -48,6 +48,11 @@ def balancing_weights(frequencies: np.ndarray, exponent: float = 1.0) -> np.ndar
     return np.where(occurs, ratio**exponent, 1.0)
 
 
+def weight_of(labels: np.ndarray, weights: np.ndarray) -> float:
+    """The sum of the weights (num_classes,) of all labelled pixels."""
+    return float(np.bincount(labels.ravel(), minlength=len(weights))[: len(weights)] @ weights)
+
+
 def class_weights(how: str, dataset: Dataset) -> dict[str, float]:
     """The weight of each class of a dataset by name: `how` is one of `CLASS_WEIGHTS`, or the path of a file of weights."""
     if how not in CLASS_WEIGHTS:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from tinyfcn import progress
 from tinyfcn.backend import thread_count
 from tinyfcn.data.labels import Label
 from tinyfcn.data.lists import Item
@@ -169,7 +169,7 @@ def _records(dataset: VOCSegmentation, bar: bool) -> list[tuple[Item, Record]]:
     try:
         with ThreadPoolExecutor(thread_count()) as pool:
             found = pool.map(read, new)
-            known.update(tqdm(found, "reading labels", len(new), leave=False, unit=" images", disable=not (bar and new)))
+            known.update(progress.bar(found, "reading labels", len(new), " images", bar and bool(new)))
     finally:
         if new:
             with suppress(OSError, InputError):  # a cache is no reason to end

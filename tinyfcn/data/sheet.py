@@ -10,9 +10,8 @@ from PIL import Image
 from tinyfcn.data.names import IGNORE
 from tinyfcn.data.pictures import palette
 from tinyfcn.data.voc import VOCSegmentation
-from tinyfcn.errors import one_line
 from tinyfcn.files import replacing
-from tinyfcn.plot import overlay
+from tinyfcn.plot import overlay, plain
 
 COLUMNS, SIDE = 4, 320  # pictures in a row, and the pixels of each one's longer side
 
@@ -35,15 +34,10 @@ def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
         picture = Image.fromarray(overlay(image, label, background=0))
         picture.thumbnail((SIDE, SIDE))
         axis.imshow(np.asarray(picture))
-        axis.set_title(_plain(dataset.ids[index]), fontsize=8)
+        axis.set_title(plain(dataset.ids[index]), fontsize=8)
     colours = palette() / 255
-    names = {k: "ignored" if k == IGNORE else _plain(dataset.classes[k]) for k in sorted(present)}
+    names = {k: "ignored" if k == IGNORE else plain(dataset.classes[k]) for k in sorted(present)}
     handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in names.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
-
-
-def _plain(text: str) -> str:
-    """Text of others as Matplotlib shows it: a dollar sign would begin a formula."""
-    return one_line(text, 40).replace("$", r"\$")

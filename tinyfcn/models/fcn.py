@@ -177,11 +177,14 @@ class FCN(Network):
         return super().assign(used, description, source=source, partial=partial)
 
     def predict(self, x: Array) -> Array:
-        """The class with the largest score at every pixel, (N, H, W) uint8.
+        """The class with the largest score at every pixel, (N, H, W) uint8."""
+        return self.decide(self.forward(x))
+
+    def decide(self, scores: Array) -> Array:
+        """The class with the largest of the scores (N, num_classes, H, W) at every pixel, (N, H, W) uint8.
 
         It is found in bands of rows, of each of which `argmax` makes a copy that has a pixel's scores side by side.
         """
-        scores = self.forward(x)
         count, classes, height, width = scores.shape
         labels = self.xp.empty((count, height, width), np.uint8)
         for rows in bands(self.xp, height, count * classes * width, at_once(self.xp, PIECE)):
