@@ -110,6 +110,8 @@ def test_every_default_is_of_its_kind_and_comes_back_from_json():
         ({"classes": ("a", "b", "a")}, "classes must be names, none of them twice"),
         ({"classes": ("a", "b", 3)}, "classes must be names"),
         ({"classes": ("a", "b", "")}, "classes must be names"),
+        ({"colours": [[0, 0, 0]] * 2}, "colours must be num_classes, 3, colours, got 2"),
+        ({"colours": [[0, 0, 256]] * 3}, "colours must be colours, each of three whole numbers from 0 to 255, or null, got "),
         ({"width": 1e308}, r"width must be a number, more than 0 and at most 4, got 1e\+308"),
         ({"preprocessing": ["x"]}, r"preprocessing must be one of caffe, torchvision, vgg, or null, got \['x'\]"),
         ({"scales": {"score_pool4": 0}}, "scales must be a table"),

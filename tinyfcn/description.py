@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tinyfcn import values
 from tinyfcn.errors import InputError
 from tinyfcn.values import (
+    COLOURS,
     HIDDEN,
     NAMES,
     SECONDS,
@@ -69,6 +70,7 @@ class Description:
 
     # Its use
     classes: tuple[str, ...] | None = field(optional(NAMES), None)
+    colours: tuple[Any, ...] | None = field(optional(COLOURS), None)  # (red, green, blue) by class; None: VOC's
     zoom: float = field(ZOOM, 1.0)
     max_side: int | None = field(optional(SIDE), None)
 
@@ -86,8 +88,10 @@ class Description:
             raise InputError("padding and learn_upsampling must be there both, as in FCNs, or neither")
         if self.padding is not None and self.num_classes > MOST_CLASSES:
             raise InputError(f"num_classes must be at most {MOST_CLASSES} where pixels are labelled, got {self.num_classes}")
-        if self.classes is not None and len(self.classes) != self.num_classes:
-            raise InputError(f"classes must be num_classes, {self.num_classes}, names, got {len(self.classes)}")
+        for name, what in (("classes", "names"), ("colours", "colours")):
+            of_each = getattr(self, name)
+            if of_each is not None and len(of_each) != self.num_classes:
+                raise InputError(f"{name} must be num_classes, {self.num_classes}, {what}, got {len(of_each)}")
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any], source: Path | str) -> Description:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,16 @@ from tinyfcn.board import Board, check_tensorboard
 from tinyfcn.convert.identify import Source, identify
 from tinyfcn.data import normalise
 from tinyfcn.data.balance import class_weights, read_class_weights, weight_of
-from tinyfcn.data.loader import batch_indices, fingerprint, make_batch, open_dataset, open_sets, prefetch, reading_of
+from tinyfcn.data.loader import (
+    batch_indices,
+    class_colours,
+    fingerprint,
+    make_batch,
+    open_dataset,
+    open_sets,
+    prefetch,
+    reading_of,
+)
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import write_json, write_text
 from tinyfcn.inference import Assessment, assess, draw_predictions, examples, spread
@@ -298,6 +308,7 @@ class Run:
         """What a checkpoint says besides what its network does."""
         return {
             "classes": self.train_set.classes,
+            "colours": class_colours(self.train_set),
             "zoom": self.config.zoom,
             "max_side": self.config.max_side,
             "step": self.step,
@@ -495,7 +506,8 @@ class Run:
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], list[int]]]:
     """Hold Ctrl-C back, and the system's wish to end, so that a step is done whole; the function given tells what came. A second
-    one acts at once. What is ignored stays so: a run under nohup goes on without its terminal."""
+    one acts at once. What is ignored stays so: a run under nohup goes on without its terminal. On a thread nothing comes: Python
+    hands signals to the main one alone."""
     came: list[int] = []
 
     def hold(number: int, _frame: Any) -> None:
@@ -504,7 +516,8 @@ def deferred_signals() -> Iterator[Callable[[], list[int]]]:
         came.append(number)
         tqdm.write("stopping after this step")
 
-    heard = [number for number in STOPPING if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+    stopping = STOPPING if threading.current_thread() is threading.main_thread() else []
+    heard = [number for number in stopping if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, hold) for number in heard}
     try:
         yield lambda: came

@@ -124,6 +124,12 @@ PIXELS = whole(1, 2**31 - 1)  # of a picture
 ZOOM = number(0, 16, above=True)
 SHARE = number(0, 1)
 VALUE = whole(0, 255)  # of a label
+COLOURS = Kind(
+    "colours, each of three whole numbers from 0 to 255",
+    lambda value: (
+        _is_list(value) and all(_is_list(colour) and len(colour) == 3 and all(map(VALUE.fits, colour)) for colour in value)
+    ),
+)
 HELD_OUT = number(0, 1, above=True, below=True)  # share of images
 SECONDS = number(0, 1e10)
 

@@ -16,6 +16,7 @@ from tinyfcn.data import VOCSegmentation, read_label
 from tinyfcn.data import __main__ as data
 from tinyfcn.data.draw import draw, from_run_lengths
 from tinyfcn.data.importing import read_source, write_source
+from tinyfcn.data.loader import class_colours
 from tinyfcn.errors import InputError
 
 BOX = {"label": "car", "points": [[1, 1], [4, 2]], "shape_type": "rectangle", "group_id": None, "flags": {}}
@@ -267,6 +268,9 @@ def test_cvats_segmentation_mask(tmp_path):
     assert np.array_equal(VOCSegmentation(tmp_path / "in", "default")[0][1], INDICES)  # also as it is
     sets = imported(tmp_path / "in", tmp_path / "out")
     assert sets["train"].classes == ("background", "car", "road") and len(sets["val"]) == 1
+    assert class_colours(sets["train"]) == ((0, 0, 0), (51, 221, 255), (250, 50, 83))  # also in what was imported
+    with Image.open(sets["train"].paths(0)[1]) as label:
+        assert label.mode == "P" and label.getpalette()[3:6] == [51, 221, 255]
     np.testing.assert_array_equal(labels_of(sets)["1"], INDICES.T)
     (lists / "Train.txt").write_text("1\n")
     (lists / "Validation.txt").write_text("0\n")

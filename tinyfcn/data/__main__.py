@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyfcn import command
 from tinyfcn.data.counts import check_labels, count_labels
-from tinyfcn.data.importing import read_source, write_source
+from tinyfcn.data.importing import names_file, read_source, write_source
 from tinyfcn.data.labels import decode_label
 from tinyfcn.data.lists import LISTS
 from tinyfcn.data.names import IGNORE
@@ -71,7 +71,7 @@ def main() -> None:
         for note in source.notes:
             command.say(f"note: {note}")
         lists = ", ".join(f"{number} in {split}.txt" for split, number in counts.items())
-        command.say(f"{options.out}: {lists}, and the names in classes.txt\n")
+        command.say(f"{options.out}: {lists}, and the names in {names_file(source)}\n")
         check(open_sets(options.out))
         command.say(f"\nlook at them: python -m tinyfcn.data show {options.out}")
         command.say(f"train on them: python -m tinyfcn.train --data {options.out}")

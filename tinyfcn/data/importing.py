@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tinyfcn.data import coco, labelme, masks
 from tinyfcn.data.lists import IMAGE_SUFFIXES, IMAGES, LABELS, LISTS, split_items
-from tinyfcn.data.names import IGNORE
+from tinyfcn.data.names import IGNORE, Colour
 from tinyfcn.data.pictures import image_size, write_label
 from tinyfcn.data.source import Picture, Source, read_json
 from tinyfcn.errors import InputError
@@ -63,18 +63,26 @@ def write_source(source: Source, out: Path, val_share: float = 0.2, seed: int = 
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out.parent) as scratch:
         home = Path(scratch, "set")
         for picture in tqdm(pictures, "writing", leave=False, unit=" images"):
-            _write(picture, home)
+            _write(picture, home, source.colours)
         (home / LISTS).mkdir(parents=True)
         for split, chosen in splits.items():
             (home / LISTS / f"{split}.txt").write_text("".join(f"{picture.id}\n" for picture in chosen), encoding="utf-8")
-        (home / "classes.txt").write_text("".join(f"{name}\n" for name in source.classes), encoding="utf-8")
+        names = source.classes
+        if source.colours:
+            names = tuple(f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(names, source.colours, strict=True))
+        (home / names_file(source)).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         if out.is_dir():
             out.rmdir()
         home.replace(out)
     return {split: len(chosen) for split, chosen in splits.items()}
 
 
-def _write(picture: Picture, home: Path) -> None:
+def names_file(source: Source) -> str:
+    """Where the names of a set's classes are written; with their colours, where they have some."""
+    return "labelmap.txt" if source.colours else "classes.txt"
+
+
+def _write(picture: Picture, home: Path, colours: tuple[Colour, ...] | None) -> None:
     source = picture.image
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     image = home / IMAGES / f"{picture.id}{suffix if suffix in IMAGE_SUFFIXES else IMAGE_SUFFIXES[0]}"
@@ -88,7 +96,7 @@ def _write(picture: Picture, home: Path) -> None:
         size = image_size(source)
         shutil.copyfile(source, image)
     indices: np.ndarray = picture.label(size)
-    write_label(label, indices)
+    write_label(label, indices, colours)
 
 
 def _unique(pictures: Sequence[Picture]) -> list[Picture]:

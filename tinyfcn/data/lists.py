@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from os.path import isdir, isfile
+from collections.abc import Iterable, Iterator, Sequence
+from glob import glob
+from os.path import isdir, isfile, lexists
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from unicodedata import normalize
@@ -35,6 +36,26 @@ class Item(NamedTuple):
     id: str
     image: Path
     label: Path
+
+
+def named_images(names: Iterable[str]) -> list[Path]:
+    """The photographs that a user names: by a file, by a folder of them, or by a pattern such as `photos/*.jpg`.
+
+    Patterns are for shells that do not expand them. A file whose own name looks like one is itself, and what is not there stays
+    in the list. Raises InputError for a folder without pictures.
+    """
+    found: list[Path] = []
+    for name in names:
+        if isdir(name):
+            inside = [path for path in sorted(Path(name).iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+            inside = [path for path in inside if not path.name.startswith(".")]
+            if not inside:
+                raise InputError(f"{name} has no pictures ({', '.join(IMAGE_SUFFIXES)}); give a folder that has some")
+            found += inside
+        else:
+            matches = [] if lexists(name) else [Path(match) for match in sorted(glob(name, recursive=True)) if isfile(match)]
+            found += matches or [Path(name)]
+    return found
 
 
 class Tree:

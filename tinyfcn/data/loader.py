@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn.data.batch import mirror, stack, training_batch, zoomed
+from tinyfcn.data.names import Colour, colours_by_class
 from tinyfcn.data.shapes import Shapes
 from tinyfcn.data.voc import Dataset, Pair, VOCSegmentation
 from tinyfcn.errors import InputError
@@ -65,6 +66,11 @@ def fingerprint(train: Dataset, val: Dataset) -> dict[str, str]:
         "sizes of files": sizes,
     }
     return {what: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for what, value in parts.items()}
+
+
+def class_colours(dataset: Dataset) -> tuple[Colour, ...] | None:
+    """The colour of each class, where a set has a label map with one for all of them."""
+    return colours_by_class(dataset.colours, dataset.num_classes) if isinstance(dataset, VOCSegmentation) else None
 
 
 def batch_indices(length: int, batch_size: int, step: int, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tinyfcn.data.counts import check_palettes, record_of
 from tinyfcn.data.labels import decode_label
 from tinyfcn.data.lists import LISTS, Files, Item, read_list
-from tinyfcn.data.names import IGNORE, ClassNames, read_class_names
+from tinyfcn.data.names import IGNORE, ClassNames, colours_by_class, read_class_names
 from tinyfcn.data.source import Picture, Source, check_size, split_of
 from tinyfcn.errors import InputError
 
@@ -56,7 +56,7 @@ def read(
                 f" pass over one value with --ignore {wrong[0]}"
             )
     pictures = [Picture(item.id, item.image, partial(_label, item, names, meaning), split) for item, split in found]
-    return Source("images and masks", classes, pictures, notes)
+    return Source("images and masks", classes, pictures, notes, colours_by_class(names.colours, len(classes)))
 
 
 def _label(item: Item, names: ClassNames, meaning: np.ndarray, size: tuple[int, int]) -> np.ndarray:

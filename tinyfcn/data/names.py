@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os.path import lexists
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +49,13 @@ def read_class_names(*folders: Path) -> ClassNames:
     names = tuple(one_line(name) for name in names)  # they will be printed
     check_class_names(names, str(path))
     return ClassNames(names, colours, path)
+
+
+def colours_by_class(label_map: Mapping[Colour, int], number: int) -> tuple[Colour, ...] | None:
+    """The colour of each class, where a label map has one for all of them."""
+    colour_of = {index: colour for colour, index in label_map.items()}
+    own = [colour_of[index] for index in range(number) if index in colour_of]
+    return tuple(own) if len(own) == number else None
 
 
 def check_class_names(names: Sequence[str], source: str) -> None:

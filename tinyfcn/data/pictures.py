@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -43,8 +43,8 @@ def set_max_pixels(number: int) -> None:
     _max_pixels = number
 
 
-def palette() -> np.ndarray:
-    """VOC's colour map, (256, 3) uint8: row k is the RGB colour of class k.
+def palette(own: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+    """VOC's colour map, (256, 3) uint8: row k is the RGB colour of class k. Classes that have their `own` colours keep these.
 
     The bits of k are dealt out in turn to red, green and blue, and each colour fills up from its highest bit: bits
     0, 1, 2 become the top bits of R, G, B, bits 3, 4, 5 the next ones, and so on. Neighbouring classes so
@@ -54,6 +54,8 @@ def palette() -> np.ndarray:
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):
         colours[:, bit % 3] |= ((index >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    if own:
+        colours[: len(own)] = own
     return colours
 
 
@@ -85,8 +87,8 @@ def check_image(path: PathLike) -> None:
         pass
 
 
-def write_label(path: PathLike, label: np.ndarray) -> None:
-    """Write (H, W) integers in 0..255 as an index PNG with VOC's palette: `labels.read_label` gives them back.
+def write_label(path: PathLike, label: np.ndarray, colours: Sequence[Sequence[int]] | None = None) -> None:
+    """Write (H, W) integers in 0..255 as an index PNG: `labels.read_label` gives them back. Its palette is VOC's, or `colours`.
 
     Raises `ValueError` for an array of another kind.
     """
@@ -94,7 +96,7 @@ def write_label(path: PathLike, label: np.ndarray) -> None:
     if label.ndim != 2 or label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) > 255:
         raise ValueError(f"write_label: label must be (H, W) integers in 0..255, got {label.dtype} of shape {label.shape}")
     image = Image.fromarray(label.astype(np.uint8))
-    image.putpalette(palette().tobytes())
+    image.putpalette(palette(colours).tobytes())
     image.save(path, format="PNG")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tinyfcn.data.loader import class_colours
 from tinyfcn.data.names import IGNORE
 from tinyfcn.data.pictures import palette
 from tinyfcn.data.voc import VOCSegmentation
@@ -24,6 +25,7 @@ def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int))
     rows = -(-len(chosen) // COLUMNS)
     present: set[int] = set()
+    own = class_colours(dataset)
     figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axis in axes:
@@ -31,11 +33,11 @@ def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
     for axis, index in zip(axes, chosen, strict=False):
         image, label = dataset[int(index)]
         present |= set(np.unique(label).tolist())
-        picture = Image.fromarray(overlay(image, label, background=0))
+        picture = Image.fromarray(overlay(image, label, background=0, own=own))
         picture.thumbnail((SIDE, SIDE))
         axis.imshow(np.asarray(picture))
         axis.set_title(plain(dataset.ids[index]), fontsize=8)
-    colours = palette() / 255
+    colours = palette(own) / 255
     names = {k: "ignored" if k == IGNORE else plain(dataset.classes[k]) for k in sorted(present)}
     handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in names.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyfcn.data.names import Colour
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_regular
 
@@ -31,6 +32,7 @@ class Source(NamedTuple):
     classes: tuple[str, ...]
     pictures: list[Picture]
     notes: list[str] = []
+    colours: tuple[Colour, ...] | None = None  # of the classes, where a label map tells
 
 
 def read_json(path: Path) -> Any:
