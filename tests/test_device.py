@@ -18,6 +18,7 @@ from tinyfcn.bench import contenders, timing
 from tinyfcn.bench.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
 from tinyfcn.data import PREPROCESSING, loader, normalise
 from tinyfcn.gradcheck import check_gradient
+from tinyfcn.inference import predict
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet, border
 from tinyfcn.ops import upsample, winograd
@@ -107,6 +108,16 @@ def test_predicted_classes_and_a_classifier(xp):
     here, there = twins(VGG16, xp, width=1 / 64, num_classes=5, dropout=0)
     x = draw(1, 3, 224, 224, dtype=np.float32)
     np.testing.assert_allclose(get(there.forward(put(x))), here.forward(x), rtol=1e-4, atol=1e-5)
+
+
+def test_probabilities_of_tiles_come_to_the_host(xp):
+    here, there = twins(FCN8s, xp, 4, 1 / 64, "same", dtype=np.float64)
+    picture = np.random.default_rng(0).integers(0, 256, (33, 150, 3), np.uint8)
+    expected, found = np.zeros((4, 33, 150)), np.zeros((4, 33, 150), np.float32)
+    options = {"zoom": 0.9, "tile": 96, "margin": 32}
+    labels = predict(there, picture, **options, probabilities=found)
+    np.testing.assert_array_equal(get(labels), predict(here, picture, **options, probabilities=expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_draws_on_the_device(xp):
@@ -265,7 +276,7 @@ def test_a_full_device_is_one_line_that_says_what_to_lower(few_bytes, few_pictur
     )
     assert status == 2 and "Traceback" not in err
     assert err.splitlines()[-1].startswith(
-        "error: out of memory: lower --batch-size, --size, --max-side or --width (Out of memory"
+        "error: out of memory: lower --batch-size, --size, --max-side, --tile or --width (Out of memory"
     )
 
 

@@ -1,5 +1,7 @@
 """tinyfcn.inference: a trained network labels pictures as its file says that it was trained to."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ import tinyfcn
 from tinyfcn import inference
 from tinyfcn.data import normalise, zoomed
 from tinyfcn.errors import InputError
-from tinyfcn.models import FCN8s
+from tinyfcn.models import FCN8s, FCN32s
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
@@ -119,3 +121,64 @@ def test_an_array_that_is_no_picture_is_refused(saved, picture, words):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"best\.safetensors"):
         inference.load(tmp_path)
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("length, tile", [(40, None), (128, 128), (129, 128), (1000, 500), (1025, 512), (5000, 1024)])
+def test_tiles_label_each_pixel_once_far_from_their_borders(length, tile):
+    found = inference.spans(length, tile)
+    assert [k for span in found for k in range(length)[span.kept]] == list(range(length))
+    for span in found:
+        seen = range(length)[span.seen]
+        assert len(seen) <= (tile or length) and seen[0] % 32 == 0
+        assert list(seen[span.inner]) == list(range(length)[span.kept])
+        for border, end, kept in (seen[0], 0, span.kept.start), (seen[-1] + 1, length, span.kept.stop):
+            assert border == end or abs(kept - border) == min(224, (tile - tile % 32) // 64 * 16)
+
+
+@pytest.mark.parametrize("model, padding, zoom", [(FCN8s, "same", 1.0), (FCN32s, "paper", 1.5)])
+def test_tiles_give_what_the_whole_picture_does(model, padding, zoom):
+    net, rng = model(3, 1 / 64, padding), np.random.default_rng(0)
+    for layer in net.score_layers:
+        net.params[f"{layer}.weight"] += rng.standard_normal(net.params[f"{layer}.weight"].shape).astype(np.float32)
+    picture = rng.integers(0, 256, (90, 700, 3), np.uint8)
+    trained = inference.Predictor(net, list("abc"), zoom, None, tile=2000)
+    whole = trained.probabilities(picture)
+    tiled, seen = np.full_like(whole, -1), []
+    forward = net.forward
+    net.forward = lambda x: seen.append(x.shape[3]) or forward(x)
+    labels = inference.predict(net, picture, zoom, tile=490, margin=inference.MARGIN, probabilities=tiled)
+    assert len(seen) > 2 and max(seen) == 480
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    assert (labels == trained.predict(picture)).mean() > 0.9999
+    inference.predict(net, picture, zoom, tile=490, margin=32, probabilities=tiled)
+    assert abs(tiled - whole).max() > 1e-4  # too small an overlap is seen
+
+
+def test_probabilities_are_the_softmax_of_the_scores(saved):
+    net, load = saved
+    scores = net.forward(normalise(PICTURE[None], net.preprocessing))[0].astype(float)
+    expected = np.exp(scores) / np.exp(scores).sum(axis=0)
+    trained = load()
+    found = trained.probabilities(PICTURE)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_array_equal(found.argmax(axis=0), trained.predict(PICTURE))
+    smaller = trained._replace(max_side=25).probabilities(PICTURE)
+    np.testing.assert_array_equal(smaller.argmax(axis=0), trained._replace(max_side=25).predict(PICTURE))
+
+
+def test_memory_for_tiles_does_not_grow_with_the_picture(saved, tmp_path):
+    """Beside the picture itself and its labels, that is, and with the probabilities in a file."""
+    trained = saved[1]()._replace(tile=960)
+    peaks = []
+    for width in 1500, 4500:
+        picture = np.zeros((32, width, 3), np.uint8)
+        probabilities = np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.float16, (3, 32, width))
+        tracemalloc.start()
+        trained.predict(picture, probabilities)
+        peaks.append(tracemalloc.get_traced_memory()[1] - 3 * picture.size)
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]

@@ -1,13 +1,14 @@
-"""Pictures of labels, predictions and training curves, in VOC's palette."""
+"""Pictures of labels, predictions and training curves, in VOC's colours or the classes' own."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from tinyfcn.data import IGNORE, palette
 from tinyfcn.errors import one_line
@@ -16,24 +17,60 @@ from tinyfcn.parallel import PIECE, split_evenly
 from tinyfcn.report import Row, read_log
 
 NUMBERED = 21  # classes up to which a confusion matrix has room for numbers
+LETTERS = 12  # pixels: the least height of a legend's text
 
-# Matplotlib takes as long to import as all the rest together, so it waits until a picture is drawn.
+# Matplotlib's figures take as long to import as all the rest together, so they wait until a picture is drawn.
 
 
-def colour(label: np.ndarray) -> np.ndarray:
-    """Labels (H, W) as VOC colours (H, W, 3) uint8."""
-    colours: np.ndarray = palette()[label]
+Colours = Sequence[Sequence[int]]
+
+
+def colour(label: np.ndarray, own: Colours | None = None) -> np.ndarray:
+    """Labels (H, W) as colours (H, W, 3) uint8: VOC's, or the classes' own."""
+    colours: np.ndarray = palette(own)[label]
     return colours
 
 
-def overlay(image: np.ndarray, label: np.ndarray, background: int | None = None, opacity: float = 0.55) -> np.ndarray:
+def overlay(
+    image: np.ndarray, label: np.ndarray, background: int | None = None, opacity: float = 0.55, own: Colours | None = None
+) -> np.ndarray:
     """The image (H, W, 3) uint8 tinted with its labels' colours; pixels of class `background` stay as they are."""
     result = np.empty_like(image)
     for rows in split_evenly(len(label), -(-label.size // PIECE)):  # in floats a whole photograph would take 40 bytes per pixel
         pixels = image[rows]
-        tinted = pixels + opacity * (colour(label[rows]).astype(np.float32) - pixels)
+        tinted = pixels + opacity * (colour(label[rows], own).astype(np.float32) - pixels)
         clear = (label[rows] == background)[..., None]
         result[rows] = np.where(clear, pixels, tinted).round().astype(np.uint8)
+    return result
+
+
+def with_legend(picture: np.ndarray, names: Mapping[int, str], own: Colours | None = None) -> np.ndarray:
+    """A picture (H, W, 3) uint8, and to the right of it the names of classes, each beside its colour.
+
+    The font is Matplotlib's, which has Latin, Greek, Cyrillic, Arabic and Hebrew letters, and others. Each name has its index
+    before it, which tells the classes apart where the font cannot.
+    """
+    from matplotlib import get_data_path
+
+    if not names:
+        return picture
+    height, width = picture.shape[:2]
+    size = max(LETTERS, min(height // 36, int(height / (1.6 * len(names) + 1))))
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    texts = {k: one_line(name, 40) for k, name in names.items()}
+    gap, line = size // 2, int(1.6 * size)
+    index_right = 2 * gap + size + int(font.getlength(str(max(texts))))
+    right = index_right + gap + int(max(map(font.getlength, texts.values()))) + 2 * gap
+    strip = Image.new("RGB", (right, max(height, line * len(texts) + 2 * gap)), "white")
+    pen, colours = ImageDraw.Draw(strip), palette(own)
+    for place, (k, text) in enumerate(texts.items()):
+        top = gap + place * line
+        pen.rectangle((gap, top, gap + size, top + size), tuple(colours[k].tolist()), "grey")
+        pen.text((index_right, top + size / 2), str(k), "black", font, "rm")
+        pen.text((index_right + gap, top + size / 2), text, "black", font, "lm")
+    result = np.full((strip.height, width + strip.width, 3), 255, np.uint8)
+    result[:height, :width] = picture
+    result[:, width:] = np.asarray(strip)
     return result
 
 
@@ -43,7 +80,11 @@ def plain(text: str) -> str:
 
 
 def predictions(
-    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str], title: str, path: str | Path
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    title: str,
+    path: str | Path,
+    own: Colours | None = None,
 ) -> None:
     """A picture with a row per example, (image, truth, prediction), and a legend of the classes that occur."""
     from matplotlib.figure import Figure
@@ -56,10 +97,10 @@ def predictions(
     for text, axis in zip(("image", "truth", f"prediction, {title}" if title else "prediction"), axes[0], strict=True):
         axis.set_title(text, fontsize="medium")
     for line, (image, truth, prediction) in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, (image, colour(truth), colour(prediction)), strict=True):
+        for axis, picture in zip(line, (image, colour(truth, own), colour(prediction, own)), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-    colours = palette() / 255
+    colours = palette(own) / 255
     names = ["ignored" if k == IGNORE else plain(classes[k]) for k in present]
     handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in zip(present, names, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)

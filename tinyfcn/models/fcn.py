@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import ops
-from tinyfcn.backend import Array, by_pixels
+from tinyfcn.backend import Array, array_module, by_pixels
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models.alexnet import ALEXNET, CAFFENET
@@ -301,6 +301,16 @@ class FCN(Network):
 
     def upsample_to_image_backward(self, name: str, dy: Array) -> Array:
         return self.upsample_backward(name, uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
+
+
+def softmax(scores: Array) -> None:
+    """Turn scores (N, C, H, W) into the probabilities of the classes, in their place."""
+    xp = array_module(scores)
+    for rows in bands(xp, scores.shape[2], scores.size // scores.shape[2], at_once(xp, PIECE)):
+        band = scores[:, :, rows]
+        band -= band.max(axis=1, keepdims=True)
+        xp.exp(band, out=band)
+        band /= band.sum(axis=1, keepdims=True)
 
 
 def is_bilinear(weight: np.ndarray) -> bool:
