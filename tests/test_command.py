@@ -20,7 +20,9 @@ def test_too_little_memory_is_one_line_whoever_says_so(error, capsys):
         raise error
 
     assert command.run(main) == 2
-    assert capsys.readouterr().err == f"error: out of memory: lower --batch-size, --size, --max-side or --width ({error})\n"
+    assert (
+        capsys.readouterr().err == f"error: out of memory: lower --batch-size, --size, --max-side, --tile or --width ({error})\n"
+    )
 
 
 def test_any_other_error_of_the_runtime_is_a_fault():

@@ -86,6 +86,9 @@ def test_scores_and_predictions_are_shared_out(tmp_path):
         out = tmp_path / f"labels{ranks}"
         status, told, err = run(ranks, "-m", "tinyfcn.predict", tmp_path / "run", *photographs, "--out", out, "--max-side", 64)
         assert status == 0 and f"{len(photographs)} label image(s)" in told, err
+    some = *photographs, tmp_path / "none.jpg", "--only-labels", "--out", tmp_path / "some"
+    status, told, err = run(3, "-m", "tinyfcn.predict", tmp_path / "run", *some)
+    assert status == 1 and f"{len(photographs)} label image(s)" in told and err.count("none.jpg") == 2, err
     for path in photographs:
         name = f"{path.stem}.png"
         assert (tmp_path / "labels1" / name).read_bytes() == (tmp_path / "labels3" / name).read_bytes()

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
+
+from tqdm import tqdm
 
 from tinyfcn.errors import InputError, is_out_of_memory, one_line
 from tinyfcn.files import MAX_PIXELS
@@ -24,10 +26,10 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def run(main: Callable[[], None]) -> int:
+def run(main: Callable[[], int | None]) -> int:
     """Call a command's main function; returns its exit status.
 
-    0: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted, or
+    0, or what it returns: done. 2: the user gave something that cannot be used, said in one line on stderr. 130: interrupted, or
     128 and the signal that asked for the end.
     """
     for stream in sys.stdout, sys.stderr:
@@ -35,20 +37,19 @@ def run(main: Callable[[], None]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to end
     try:
         _refuse_empty(sys.argv)
-        main()
-        return 0
+        return main() or 0
     except InputError as error:
-        print(f"error: {one_line(str(error), LONGEST)}", file=sys.stderr)
+        complain(str(error))
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk
         text = f"{error.filename or 'input or output'}: {error.strerror or error}"
-        print(f"error: {one_line(text, LONGEST)}", file=sys.stderr)
+        complain(text)
         return 2
     except (MemoryError, RuntimeError) as error:  # CuPy's and CUDA's errors are one or the other
         if not is_out_of_memory(error):
             raise
         detail = one_line(str(error))
-        print(f"error: out of memory: lower --batch-size, --size, --max-side or --width ({detail})", file=sys.stderr)
+        print(f"error: out of memory: lower --batch-size, --size, --max-side, --tile or --width ({detail})", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
@@ -62,9 +63,14 @@ def _refuse_empty(words: list[str]) -> None:
             raise InputError(f"an argument is empty, after {word or before} (see --help)")
 
 
-def say(text: str) -> None:
+def say(text: str, file: TextIO | None = None) -> None:
     """Print lines in which names of files and classes may stand, whose control characters are kept from the terminal."""
-    print(*(one_line(line, LONGEST) for line in text.split("\n")), sep="\n")
+    print(*(one_line(line, LONGEST) for line in text.split("\n")), sep="\n", file=file)
+
+
+def complain(text: str) -> None:
+    """Say on stderr, in one line, what is wrong; above the progress bar, where there is one."""
+    tqdm.write(f"error: {one_line(text, LONGEST)}", file=sys.stderr)
 
 
 def add_device(parse: argparse._ActionsContainer, default: str | None = "auto") -> None:
