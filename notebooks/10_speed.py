@@ -13,17 +13,12 @@
 # %% [markdown]
 # # 10. Speed
 #
-# You will be able to
-#
-# - say from two measured numbers how fast a layer can be on your machine, and what holds it back,
-# - derive Winograd's convolution, with a quarter of the multiplications, from the product of two polynomials,
-# - say why columns come in bands, bands on threads, and a padded fc6 tap by tap,
-# - measure where the time and the memory of a training step go, and switch each of these ways off again.
-#
-# Takes about 90 minutes. Builds on [Convolution](02_convolution.ipynb), and for the last part on [FCN](07_fcn.ipynb) and
-# [Training](09_training.ipynb).
+# Four programs were asked what VGG16's second layer, conv1_2, makes of Chelsea. Their answers are the same, up to
+# rounding, and the pictures show how far each of them had come at the moment when the last one was done. What is grey
+# had still to be computed.
 
-# %% tags=["setup"]
+# %% tags=["setup", "hide-input"]
+import json
 import os
 import subprocess
 import sys
@@ -32,17 +27,38 @@ import time
 import tracemalloc
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from unittest import mock
 
-import matplotlib.pyplot as plt
 import numpy as np
-from lesson import BLUE, COLOURS, GREEN, ORANGE, PINK, RED, SKY, attempt, seconds, show_source
+from lesson import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    attempt,
+    expect,
+    photograph,
+    plt,
+    seconds,
+    see,
+    show_source,
+    vgg16,
+)
 from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops, parallel
 from tinyfcn.backend import describe_device, empty_hwnc, hwnc, thread_count
 from tinyfcn.gradcheck import check_gradient
+from tinyfcn.models import FCN8s
+from tinyfcn.models.backbone import Backbone
+from tinyfcn.models.border import borders
+from tinyfcn.models.vgg import VGG
 from tinyfcn.ops import columns, conv, conv2d, taps, tiles, winograd
+from tinyfcn.optim import SGD
 
 rng = np.random.default_rng(0)
 plt.rcParams["figure.constrained_layout.h_pad"] = 0.08  # inches, below a figure's title
@@ -56,11 +72,11 @@ def switched(**options):
 
 
 def fastest(calls, rounds=20):
-    """The best time of each of these calls: whatever else the machine does can only add to a time."""
+    """The best time of each call: whatever else the machine does can only add to it."""
     taken = {}
     for name, call in calls.items():
         call()  # does not count
-        time.sleep(0.05)  # NumPy's own matrix product has threads, which spin on for a while: let them come to rest
+        time.sleep(0.05)  # let the threads of NumPy's last product, which spin on, come to rest
         times = []
         for _ in range(rounds):
             started = time.perf_counter()
@@ -74,77 +90,59 @@ def normal(*shape):
     return rng.standard_normal(shape, np.float32)
 
 
-# %%
-print(describe_device(np))
+def peak_bytes(call):
+    """The most memory that arrays took at a time during a call, on top of what was there."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
 
-# %% [markdown]
-# ## How fast can it be at all?
-#
-# Before anything is made faster, ask for the limit. Two numbers describe a processor well enough: how many floating-point
-# operations per second it does in the best case, a product of large matrices, and how many bytes per second it moves from and to
-# memory.
 
-# %%
-a, b = normal(1536, 1536), normal(1536, 1536)
-source, target = np.ones(1 << 25, np.float32), np.empty(1 << 25, np.float32)
-taken = fastest({"product": lambda: a @ b, "copy": lambda: np.copyto(target, source)})
-peak = 2 * 1536**3 / taken["product"]  # each entry: 1536 multiplications and as many additions
-bandwidth = 2 * source.nbytes / taken["copy"]  # read and written
-print(f"arithmetic {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.1f} GB/s: {peak / bandwidth:.0f} operations for each byte")
+def inverse(matrix):
+    """By Gauss and Jordan, in exact fractions."""
+    n = len(matrix)
+    rows = [
+        [Fraction(v) for v in row] + [Fraction(i == j) for j in range(n)]
+        for i, row in enumerate(matrix)
+    ]
+    for c in range(n):
+        pivot = next(r for r in range(c, n) if rows[r][c])
+        rows[c], rows[pivot] = rows[pivot], rows[c]
+        rows[c] = [v / rows[c][c] for v in rows[c]]
+        for r in range(n):
+            if r != c:
+                rows[r] = [v - rows[r][c] * u for v, u in zip(rows[r], rows[c])]
+    return np.array([row[n:] for row in rows])
 
-# %% [markdown]
-# Work that does fewer operations on each byte than this ratio waits for memory; work that does more waits for arithmetic.
-# This picture of a machine is called its **roofline** (Williams, Waterman and Patterson 2009).
-#
-# **Predict.** A 3x3 convolution from 64 channels to 64, at 128x128: which side is it on? And ReLU, which does one operation
-# on each number that it reads and writes?
 
-# %%
-C, SIDE = 64, 128
-x, w, b = normal(1, C, SIDE, SIDE), normal(C, C, 3, 3) / 24, normal(C)
-y, cache = ops.conv2d_forward(x, w, b, padding=1)
-operations = 2 * 9 * C * C * SIDE * SIDE
-moved = x.nbytes + w.nbytes + y.nbytes
-print(f"convolution: {operations / moved:.0f} operations a byte, ReLU: {1 / 8}")
-print(f"convolution: {1e3 * operations / peak:.1f} ms of arithmetic, {1e3 * moved / bandwidth:.1f} ms of memory")
+def table(matrix):
+    return "\n".join(" ".join(f"{v!s:>5}" for v in row) for row in matrix)
 
-# %%
-w1, b1 = normal(21, C, 1, 1), normal(21)
-layer_bytes = {
-    "ReLU": (y.size, 2 * y.nbytes, lambda: ops.relu_forward(y)),
-    "2x2 pooling": (y.size, 1.25 * y.nbytes, lambda: ops.max_pool2d_forward(y, 2)),
-    "1x1 scores, 64 to 21": (2 * 21 * y.size, y.nbytes * 85 / 64, lambda: ops.conv2d_forward(y, w1, b1)),
-    "3x3, 64 to 64, columns": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
-    "3x3, 64 to 64, Winograd": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
-}
-figure, axis = plt.subplots(figsize=(8, 4))
-per_byte = np.geomspace(0.05, 1000, 400)
-axis.plot(per_byte, np.minimum(peak, per_byte * bandwidth) / 1e9, color="0.4", label="the roof: what memory and arithmetic allow")
-for (name, (count, size, call)), colour in zip(layer_bytes.items(), COLOURS):
-    with switched(TINYFCN_CONV="columns" if "columns" in name else "fast"):
-        axis.plot(count / size, count / fastest({name: call})[name] / 1e9, "o", ms=9, color=colour, label=name)
-axis.set(xscale="log", yscale="log", xlabel="operations for each byte that must be moved", ylabel="GFLOP/s")
-axis.set_title("What layers reach, and the roof above them")
-axis.legend(frameon=False, loc="lower right")
-plt.show()
 
-# %% [markdown]
-# Pooling and ReLU live on the slope: no cleverness in their arithmetic would help, only moving less. That is why ReLU is
-# applied by the convolution, while its output is still in the cache (`relu=True`). Such layers may also end up above the
-# slope, when their input still lies in the processor's cache from the layer before.
-#
-# A 3x3 convolution lives under the flat part. Two ways lead up there: come closer to the roof, or *do fewer operations*.
-# Operations are counted here by the definition of a convolution. Whoever needs fewer can stand above the roof.
-#
-# ## The ladder
-#
-# Six ways to do the same convolution: loops in Python; im2col as a whole; im2col in *bands* (a few rows
-# of outputs at a time) on one thread, and on all cores; *Winograd's* method, which needs fewer
-# multiplications, on one thread, and on all cores. The last ones are explained below.
-#
-# **Predict.** Between which two of them is the largest step?
+class Letters(dict):
+    """A sum of products of letters: d0 g0 - d2 g0 is {("d0", "g0"): 1, ("d2", "g0"): -1}."""
 
-# %% tags=["setup"]
+    def __add__(self, other):
+        return Letters({k: v for k in {**self, **other} if (v := self.get(k, 0) + other.get(k, 0))})
+
+    def __rmul__(self, factor):
+        return Letters({k: factor * v for k, v in self.items()})
+
+    def __sub__(self, other):
+        return self + -1 * other
+
+    def __matmul__(self, other):
+        return Letters({k + m: v * u for k, v in self.items() for m, u in other.items()})
+
+    def __str__(self):
+        return " ".join(
+            f"{'+' if v > 0 else '-'} {'' if abs(v) == 1 else abs(v)}{' '.join(k)}"
+            for k, v in sorted(self.items())
+        )
+
+
+# %% tags=["setup", "hide-input"]
 def im2col(x, kh, kw, padding=0):
     """All columns (C_in kh kw, N H_out W_out) at stride 1, as in notebook 2."""
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
@@ -165,7 +163,6 @@ def package(x, w, b):
     return ops.conv2d_forward(x, w, b, padding=1)[0]
 
 
-# %%
 def loops(x, w, b, outputs):
     """The first few outputs by the definition, in Python."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -178,6 +175,156 @@ def loops(x, w, b, outputs):
     return found
 
 
+# %% tags=["hide-input"]
+VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
+vgg = vgg16(VGG16_FILE)
+seen = see(vgg, photograph(), last="conv1_1")["conv1_1"][None]
+weight, bias = (vgg.params[f"conv1_2.{kind}"] for kind in ("weight", "bias"))
+
+
+def in_bands():
+    with switched(TINYFCN_CONV="columns"):
+        return package(seen, weight, bias)
+
+
+answer = package(seen, weight, bias)
+each = seconds(lambda: loops(seen, weight, bias, 20), 1) / 20
+took = {"loops, as in notebook 2": each * answer.size}
+took |= fastest(
+    {
+        "all columns at once": lambda: whole(seen, weight, bias),
+        "columns in bands": in_bands,
+        "the package": lambda: package(seen, weight, bias),
+    },
+    12,
+)
+end = took["the package"]
+SHOWN = 29
+
+figure, axes = plt.subplots(2, 2, figsize=(8, 5.9))
+for axis, (name, t) in zip(axes.flat, took.items()):
+    picture = np.maximum(answer[0, SHOWN], 0)
+    done = round(min(end / t, 1) * picture.shape[0])
+    axis.imshow(picture, cmap="gray", vmax=np.percentile(picture, 99.5))
+    axis.axhspan(done - 0.5, picture.shape[0] - 0.5, color="0.75")
+    share = f"{1e3 * t:.0f} ms" if t < 10 else f"{t / 60:.0f} minutes"
+    axis.set_title(f"{name}: {share}", fontsize=10)
+    axis.axis("off")
+figure.suptitle(f"One layer, stopped after {1e3 * end:.0f} milliseconds")
+plt.show()
+loops_done = end / took["loops, as in notebook 2"] * answer.size
+print(f"By then the loops have {loops_done:.0f} of {answer.size / 1e6:.1f} million numbers.")
+assert np.allclose(answer, whole(seen, weight, bias), atol=1e-3 * answer.max())
+assert took["the package"] < took["columns in bands"]
+
+# %% [markdown]
+# The first program's picture is not quite empty, but what it has would not fill a row. The second builds the matrix of
+# columns that you know from [Convolution](02_convolution.ipynb), and the third never has more than a few rows of it at a
+# time. Both spend nearly all of their time in one product of matrices, which is as fast as anyone's. And still the
+# fourth beats them, because it does without three of every four multiplications.
+#
+# How can three multiplications of four be missing, and nothing be missing from the picture? And if they are, why is it
+# not four times as fast? You will derive the answer to the first question, with pencil and paper, and measure the
+# answer to the second.
+#
+# Takes about 90 minutes, which are two sittings for most. The first, of 50 minutes, is about the limits of a machine,
+# about bands, threads and memory, and about where a training step's time goes. The second is Winograd's
+# convolution, derived and measured. It builds on [Convolution](02_convolution.ipynb), and for
+# the last part of the first sitting on [FCN](07_fcn.ipynb) and [Training](09_training.ipynb).
+#
+# ## How fast can it be at all?
+#
+# Before you make anything faster, ask for the limit. Two numbers describe a processor well enough: how many
+# floating-point operations per second it does in the best case, a product of large matrices, and how many bytes per
+# second it moves from and to memory.
+
+# %%
+a, b = normal(1536, 1536), normal(1536, 1536)
+source, target = np.ones(1 << 25, np.float32), np.empty(1 << 25, np.float32)
+taken = fastest({"product": lambda: a @ b, "copy": lambda: np.copyto(target, source)})
+peak = 2 * 1536**3 / taken["product"]  # each entry: 1536 multiplications and as many additions
+bandwidth = 2 * source.nbytes / taken["copy"]  # read and written
+print(describe_device(np))
+print(f"arithmetic {peak / 1e9:.0f} GFLOP/s, memory {bandwidth / 1e9:.1f} GB/s:", end=" ")
+print(f"{peak / bandwidth:.0f} operations for each byte")
+
+# %% [markdown]
+# Work that does fewer operations on each byte than this ratio waits for memory, and work that does more waits for
+# arithmetic. This picture of a machine is called its **roofline** (Williams, Waterman and Patterson 2009).
+#
+# **Predict.** A 3x3 convolution from 64 channels to 64, at 128x128: which side is it on? And ReLU, which does one
+# operation on each number that it reads and writes?
+
+# %% tags=["hide-output"]
+C, SIDE = 64, 128
+x, w, b = normal(1, C, SIDE, SIDE), normal(C, C, 3, 3) / 24, normal(C)
+y, cache = ops.conv2d_forward(x, w, b, padding=1)
+operations = 2 * 9 * C * C * SIDE * SIDE
+moved = x.nbytes + w.nbytes + y.nbytes
+print(f"convolution: {operations / moved:.0f} operations a byte, ReLU: {1 / 8}")
+print(f"convolution: {1e3 * operations / peak:.1f} ms of arithmetic,", end=" ")
+print(f"{1e3 * moved / bandwidth:.1f} ms of memory")
+
+# %% tags=["hide-input", "hide-output"]
+w1, b1 = normal(21, C, 1, 1), normal(21)
+layer_bytes = {
+    "ReLU": (y.size, 2 * y.nbytes, lambda: ops.relu_forward(y)),
+    "2x2 pooling": (y.size, 1.25 * y.nbytes, lambda: ops.max_pool2d_forward(y, 2)),
+    "1x1 scores, 64 to 21": (
+        2 * 21 * y.size,
+        y.nbytes * 85 / 64,
+        lambda: ops.conv2d_forward(y, w1, b1),
+    ),
+    "3x3, 64 to 64, columns": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
+    "3x3, 64 to 64, Winograd": (operations, moved, lambda: ops.conv2d_forward(x, w, b, padding=1)),
+}
+figure, axis = plt.subplots(figsize=(8, 4))
+per_byte = np.geomspace(0.05, 1000, 400)
+axis.plot(
+    per_byte,
+    np.minimum(peak, per_byte * bandwidth) / 1e9,
+    color="0.4",
+    label="the roof: what memory and arithmetic allow",
+)
+for (name, (count, size, call)), colour in zip(layer_bytes.items(), COLOURS):
+    with switched(TINYFCN_CONV="columns" if "columns" in name else "fast"):
+        axis.plot(
+            count / size,
+            count / fastest({name: call})[name] / 1e9,
+            "o",
+            ms=9,
+            color=colour,
+            label=name,
+        )
+axis.set(
+    xscale="log",
+    yscale="log",
+    xlabel="operations for each byte that must be moved",
+    ylabel="GFLOP/s",
+)
+axis.set_title("What layers reach, and the roof above them")
+axis.legend(frameon=False, loc="lower right")
+plt.show()
+
+# %% [markdown]
+# <details><summary>What the picture says</summary>
+#
+# Pooling and ReLU live on the slope, where no cleverness in their arithmetic would help, only moving less. That is why
+# the convolution applies the ReLU itself, while its output is still in the cache (`relu=True`). (Such a layer may
+# also stand above the slope, when its input still lies in the processor's cache from the layer before.)
+#
+# A 3x3 convolution lives under the flat part. Two ways lead up there: come closer to the roof, or *do fewer operations*.
+# They are counted here by the definition of a convolution, so that a method that needs fewer can stand above the roof.
+#
+# </details>
+#
+# ## The ladder
+#
+# Here are six ways to do the same convolution: loops in Python; im2col as a whole; im2col in *bands*, a few rows of outputs at
+# a time, on one thread and on all cores; and *Winograd's* method, which is the fourth program of the picture, on one
+# thread and on all cores.
+
+# %%
 assert np.allclose(loops(x, w, b, 20), y[0, 0, 0, :20], atol=1e-4)
 ladder = {"loops (20 outputs, multiplied)": seconds(lambda: loops(x, w, b, 20), 1) * y.size / 20}
 many = thread_count()
@@ -197,70 +344,81 @@ for name, choice in ("im2col in bands", "columns"), ("Winograd in bands", "fast"
         calls[f"{name}, {threads} thread{'s' * (threads > 1)}"] = way(choice, threads)
 ladder |= fastest(calls, 30)
 
-# %%
+# %% [markdown]
+# **Predict.** Between which two of them is the largest step?
+
+# %% tags=["hide-input", "hide-output"]
 figure, axis = plt.subplots(figsize=(8, 3))
 colours = [RED, ORANGE, *[BLUE, BLUE, GREEN, GREEN][:: 1 if many > 1 else 2]]
 bars = axis.barh(list(ladder), [1e3 * t for t in ladder.values()], color=colours)
-words = [f"{t:.0f} s" if t > 1 else f"{1e3 * t:.1f} ms, {operations / t / 1e9:.0f} GFLOP/s" for t in ladder.values()]
+words = [
+    f"{t:.0f} s" if t > 1 else f"{1e3 * t:.1f} ms, {operations / t / 1e9:.0f} GFLOP/s"
+    for t in ladder.values()
+]
 axis.bar_label(bars, words, padding=3)
-axis.set(xscale="log", xlabel="milliseconds (logarithmic)", title="One layer: 64 to 64 channels, 3x3, 128x128")
+axis.set(
+    xscale="log",
+    xlabel="milliseconds (logarithmic)",
+    title="One layer: 64 to 64 channels, 3x3, 128x128",
+)
 axis.set_xlim(300 * min(ladder.values()), 1e4 * max(ladder.values()))
 axis.invert_yaxis()
 
-# %%
+# %% tags=["hide-output"]
 times = list(ladder.values())
 assert times[0] > 500 * times[1] and times[1] > times[-1]
 assert np.allclose(package(x, w, b), whole(x, w, b), atol=1e-4)
 print(f"from the first to the last: {times[0] / times[-1]:,.0f} times")
 
 # %% [markdown]
-# The first step is by far the largest, and it is not cleverness, but handing the inner loop to compiled code. All the others
-# together are a factor of a few, and each took more thought than the one before. (Where two threads gain nothing over one,
-# something else keeps the cores busy.) On maps as large as FCN's they matter more:
-# the same table for 698x698 stands in the docstring of `tinyfcn/ops/winograd.py`. We go through them one by one.
+# <details><summary>Answer</summary>
+#
+# The first step is by far the largest, and it is not cleverness: it hands the inner loop to compiled code. All the
+# others together are a factor of a few, and each took more thought than the one before. (Where two threads gain nothing
+# over one, something else keeps the cores busy.) On maps as large as FCN's they matter more: the same table for 698x698
+# stands in the docstring of `tinyfcn/ops/winograd.py`.
+#
+# </details>
 #
 # ## Bands: why not build all columns at once?
 #
-# The columns of this layer are nine times its input. They are written to memory, and read back once, which the roofline
-# charges for. A **band** is a few rows of outputs. Its columns are gathered, multiplied while they lie in the cache, and
+# The columns of this layer are nine times its input. They are written to memory and read back, which the roofline
+# charges for. A **band** is a few rows of outputs: its columns are gathered, multiplied while they lie in the cache, and
 # forgotten.
 
 # %%
 show_source(columns.forward)
 
-
 # %% [markdown]
-# Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a matrix,
-# which the product can write to: it costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C). `map_queue`
-# deals the bands out to threads: more on it below.
+# Gather, multiply, add the bias, and ReLU, for one band after the other. `as_matrix` sees a band of the outputs as a
+# matrix that the product can write to, which costs nothing, since outputs lie in memory pixel by pixel, as (H, W, N, C).
+# `map_queue` deals the bands out to threads, of which more below.
 #
-# **Predict.** `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. What happens to time and memory
-# with much smaller and much larger bands?
-
-# %% tags=["setup"]
-def peak_bytes(call):
-    """The most memory that arrays took at a time during a call, on top of what was there."""
-    tracemalloc.start()
-    call()
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
-
+# `BAND_BYTES` says how many bytes of columns a band has, 4 MB in the package. You can try other sizes.
 
 # %%
 budgets = [1 << k for k in range(18, 27)]
 taken, most = [], []
 with switched(TINYFCN_CONV="columns", TINYFCN_THREADS=1):
     for budget in budgets:
-        with mock.patch.object(columns, "BAND_BYTES", budget), mock.patch.object(columns, "BAND_COLUMNS", 1):
+        with (
+            mock.patch.object(columns, "BAND_BYTES", budget),
+            mock.patch.object(columns, "BAND_COLUMNS", 1),
+        ):
             taken.append(fastest({budget: lambda: package(x, w, b)}, 15)[budget])
             most.append(peak_bytes(lambda: package(x, w, b)) - y.nbytes)
     most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
 
+# %% [markdown]
+# **Predict.** What happens to time and memory with much smaller bands, and with much larger ones?
+
+# %% tags=["hide-input", "hide-output"]
 figure, axes = plt.subplots(1, 2, figsize=(8, 3))
 megabytes = [budget / 2**20 for budget in budgets]
 axes[0].plot(megabytes, [1e3 * t for t in taken], "o-", color=BLUE)
-axes[0].set(ylabel="milliseconds, one thread", title="Time: a shallow minimum", ylim=(0, 1.2e3 * max(taken)))
+axes[0].set(
+    ylabel="milliseconds, one thread", title="Time: a shallow minimum", ylim=(0, 1.2e3 * max(taken))
+)
 axes[1].plot(megabytes, [m / 2**20 for m in most], "o-", color=BLUE, label="in bands")
 axes[1].axhline(most_of_whole / 2**20, color=ORANGE, label="im2col whole")
 axes[1].set(ylabel="MiB besides x and y", title="Memory: that of two bands", yscale="log")
@@ -271,22 +429,28 @@ for axis in axes:
 figure.suptitle("The size of a band (dotted: the package's choice)")
 plt.show()
 
-# %%
+# %% tags=["hide-output"]
 chosen = most[megabytes.index(4)]
 print(f"besides x and y: whole {most_of_whole / 2**20:.0f} MiB, in bands {chosen / 2**20:.1f} MiB")
 assert chosen < most_of_whole / 3
 
 # %% [markdown]
-# In time there is a shallow minimum: with small bands, more calls; with large ones, columns that have left the cache before
-# they are read. The exact number hardly matters. Memory is that of two bands, as the next one is gathered before the last one
-# is let go, and so it is *bounded*: the columns of conv1_2 of FCN at 500x500 take 1.1 GB as a whole, and a few megabytes for
-# each thread in bands, whatever the image's size.
+# <details><summary>Answer</summary>
+#
+# In time there is a shallow minimum. Small bands need more calls, and the columns of large ones have left the cache
+# before they are read; the exact number hardly matters. Memory is that of two bands, as the next one is gathered before
+# the last one is let go, and so it is *bounded*.
+#
+# </details>
+#
+# The columns of conv1_2 of FCN at 500x500 would take 1.1 GB as a whole. In bands they take a few megabytes for each
+# thread, however large the image is.
 #
 # ## Why does freed memory stay with the process?
 #
 # **Predict.** Writing ones into an array takes a while. Does it matter whether the array was just allocated?
 
-# %%
+# %% tags=["hide-output"]
 code = """
 import time
 import numpy as np
@@ -301,35 +465,44 @@ for _ in range(9):
 print(1e3 * sorted(spent)[4])
 """
 for title, policy in ("as it comes", ""), ("freed memory is kept", "parallel.prepare()"):
-    fresh = subprocess.run([sys.executable, "-c", code.format(policy=policy)], capture_output=True, text=True, check=True)
+    fresh = subprocess.run(
+        [sys.executable, "-c", code.format(policy=policy)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     print(f"{title:20}: {float(fresh.stdout):5.1f} ms to fill a new array of 32 MiB")
 
 # %% [markdown]
-# On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages,
-# each of which is cleared at its first touch. For a layer's output this can take as long as computing
-# it. So the package asks the C library to keep what was freed (`parallel.prepare`; other systems have
-# other policies, and there the two may be alike). Within bands, scratch arrays are allocated once and
-# used for all bands.
+# <details><summary>Answer</summary>
+#
+# It does. On Linux, freed blocks of this size go back to the system, and the next array consists of fresh pages, each
+# of which is cleared at its first touch. For a layer's output this can take as long as computing it.
+#
+# </details>
+#
+# So the package asks the C library to keep what was freed (`parallel.prepare`; other systems have other policies, and
+# there the two times may be alike). Within bands, scratch arrays are allocated once and used for all bands.
 #
 # ## Threads
 #
-# Bands do not depend on each other, so they can run on several cores. Python's interpreter lock is no obstacle: NumPy lets go
-# of it inside its functions, where nearly all of the time goes. The matrix product has threads of its own, which are held to
-# one meanwhile, so that they do not compete.
+# Bands do not depend on each other, so they can run on several cores. Python's interpreter lock is no obstacle, since
+# NumPy lets go of it inside its functions, where nearly all of the time goes. The matrix product has threads of its own,
+# which are held to one meanwhile, so that they do not compete.
 
 # %%
 show_source(parallel.map_shares, parallel.map_queue, parallel.run_shares)
 
-
 # %% [markdown]
-# Two ways to share out work. `map_shares` cuts the list into equal shares. `map_queue` gives all threads *the same iterator*:
-# whoever is free takes the next piece.
+# There are two ways here to share out work. `map_shares` cuts the list into equal shares. `map_queue` gives all threads
+# *the same iterator*, so that whoever is free takes the next piece.
 #
 # **Predict.** One of the bands takes five times as long as the others. How do the two ways cope?
 
-# %%
+
+# %% tags=["hide-input", "hide-output"]
 def run_bands(deal, lengths):
-    """Work off bands of these lengths (in milliseconds); returns who did which, from when to when."""
+    """Work off bands of these lengths, in ms; returns who did which, from when to when."""
     spans, begin = [], time.perf_counter()
 
     def work(todo):
@@ -346,13 +519,32 @@ lengths = [50, *[10] * 9]
 figure, axes = plt.subplots(2, 1, figsize=(8, 3), sharex=True)
 ends = {}
 with switched(TINYFCN_THREADS=2):
-    ways = {"map_shares: equal shares": parallel.map_shares, "map_queue: the next piece": parallel.map_queue}
+    ways = {
+        "map_shares: equal shares": parallel.map_shares,
+        "map_queue: the next piece": parallel.map_queue,
+    }
     for axis, (name, deal) in zip(axes, ways.items()):
         spans = run_bands(deal, lengths)
-        names = list(dict.fromkeys(thread for thread, *_ in sorted(spans, key=lambda span: span[2])))
+        names = list(
+            dict.fromkeys(thread for thread, *_ in sorted(spans, key=lambda span: span[2]))
+        )
         for thread, band, start, end in spans:
-            axis.barh(names.index(thread), 1e3 * (end - start), left=1e3 * start, color=COLOURS[band % 6], ec="white")
-            axis.text(500 * (start + end), names.index(thread), band, ha="center", va="center", color="white", size=9)
+            axis.barh(
+                names.index(thread),
+                1e3 * (end - start),
+                left=1e3 * start,
+                color=COLOURS[band % 6],
+                ec="white",
+            )
+            axis.text(
+                500 * (start + end),
+                names.index(thread),
+                band,
+                ha="center",
+                va="center",
+                color="white",
+                size=9,
+            )
         axis.set_yticks(range(len(names)), [f"thread {k + 1}" for k in range(len(names))])
         axis.set_title(name)
         axis.invert_yaxis()
@@ -360,390 +552,39 @@ with switched(TINYFCN_THREADS=2):
 axes[1].set(xlabel="milliseconds")
 plt.show()
 
-# %%
+# %% tags=["hide-output"]
 share, free = ends.values()
 print(f"equal shares {1e3 * share:.0f} ms, the next piece {1e3 * free:.0f} ms")
 assert free < 0.9 * share
 
 # %% [markdown]
-# `map_queue` wins, and it copes with a core that is busy with something else, too. But *who did what* then depends on chance.
-# Where the order of additions matters (sums for dw in floating point), the package uses `map_shares`: results are then the same
-# to the bit in every run with the same number of threads.
+# <details><summary>Answer</summary>
+#
+# With equal shares one thread is done early and has nothing to do. With `map_queue` it takes what is left, and it copes
+# with a core that is busy with something else in the same way.
+#
+# </details>
+#
+# But *who did what* then depends on chance. Where the order of additions matters, as it does for the sums of dw in
+# floating point, the package uses `map_shares`: results are then the same to the bit in every run with the same number
+# of threads.
 
 # %%
 dy = normal(*y.shape)
-first, second = (ops.conv2d_backward(dy, ops.conv2d_forward(x, w, b, padding=1)[1]) for _ in range(2))
+first, second = (
+    ops.conv2d_backward(dy, ops.conv2d_forward(x, w, b, padding=1)[1]) for _ in range(2)
+)
 assert all(np.array_equal(one, other) for one, other in zip(first, second))
-
-# %% [markdown]
-# ## Winograd's convolution, by hand
-#
-# Two outputs of a convolution with three taps, in one dimension:
-#
-# $$y_0 = d_0 g_0 + d_1 g_1 + d_2 g_2 \qquad y_1 = d_1 g_0 + d_2 g_1 + d_3 g_2$$
-#
-# That is six multiplications. Both outputs use $d_1$ and $d_2$, and there is something to gain from that. Take
-#
-# $$m_1 = (d_0 - d_2)\, g_0 \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2} \quad m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 +
-# g_2}{2} \quad m_4 = (d_1 - d_3)\, g_2 .$$
-#
-# Claim: $y_0 = m_1 + m_2 + m_3$ and $y_1 = m_2 - m_3 - m_4$.
-#
-# **Predict.** Multiply out $m_1 + m_2 + m_3$. What becomes of $d_2 g_0$? Of $d_1 g_0$?
-
-# %%
-class Letters(dict):
-    """A sum of products of letters, such as d0 g0 - d2 g0, as {("d0", "g0"): 1, ("d2", "g0"): -1}."""
-
-    def __add__(self, other):
-        return Letters({k: v for k in {**self, **other} if (v := self.get(k, 0) + other.get(k, 0))})
-
-    def __rmul__(self, factor):
-        return Letters({k: factor * v for k, v in self.items()})
-
-    def __sub__(self, other):
-        return self + -1 * other
-
-    def __matmul__(self, other):
-        return Letters({k + m: v * u for k, v in self.items() for m, u in other.items()})
-
-    def __str__(self):
-        return " ".join(f"{'+' if v > 0 else '-'} {'' if abs(v) == 1 else abs(v)}{' '.join(k)}" for k, v in sorted(self.items()))
-
-
-d0, d1, d2, d3, g0, g1, g2 = (Letters({(name,): Fraction(1)}) for name in ["d0", "d1", "d2", "d3", "g0", "g1", "g2"])
-half = Fraction(1, 2)
-m1, m2 = (d0 - d2) @ g0, (d1 + d2) @ (half * (g0 + g1 + g2))
-m3, m4 = (d2 - d1) @ (half * (g0 - g1 + g2)), (d1 - d3) @ g2
-print("m1 + m2 + m3 =", m1 + m2 + m3)
-print("m2 - m3 - m4 =", m2 - m3 - m4)
-assert m1 + m2 + m3 == d0 @ g0 + d1 @ g1 + d2 @ g2 and m2 - m3 - m4 == d1 @ g0 + d2 @ g1 + d3 @ g2
-
-# %% [markdown]
-# **Four multiplications in place of six**: this is F(2, 3), two outputs with three taps (Winograd 1980; Lavin and Gray 2015).
-# The sums of g's are made once for the whole image, and additions of d's are shared by all filters. But where does one get
-# such a thing from?
-#
-# ## Where do the four products come from?
-#
-# From multiplying polynomials. Let $g(t) = g_0 + g_1 t + g_2 t^2$ and $a(t) = a_0 + a_1 t$. The coefficients of their product
-# are the sums $\sum_j g_j a_{i-j}$: school multiplication takes 3 x 2 = 6 products. But $g\,a$ has degree 3, so its values at
-# **four points** determine it, and a value is found with **one** product: $(g\,a)(p) = g(p)\, a(p)$. Evaluate, multiply,
-# interpolate: this is the method of Toom and Cook. As points take 0, 1, -1, for which powers cost nothing, and "infinity",
-# which stands for the leading coefficient.
-
-# %%
-fine = np.linspace(-1.4, 1.6)
-figure, axis = plt.subplots(figsize=(8, 3))
-g_line, a_line = np.polynomial.Polynomial([1, 0.5, -1]), np.polynomial.Polynomial([0.6, -0.8])
-axis.plot(fine, g_line(fine), color=SKY, label="g, degree 2")
-axis.plot(fine, a_line(fine), color=ORANGE, label="a, degree 1")
-axis.plot(fine, (g_line * a_line)(fine), color=BLUE, lw=2.5, label="g a, degree 3")
-for point in 0, 1, -1:
-    axis.plot([point] * 3, [g_line(point), a_line(point), g_line(point) * a_line(point)], "o", color="0.2", zorder=3)
-    axis.axvline(point, color="0.8", zorder=0)
-axis.set(xlabel="t", ylabel="value", xticks=[-1, 0, 1])
-axis.set_title("One product at each point; three points and the leading coefficient fix the cubic")
-axis.legend(frameon=False)
-plt.show()
-
-# %% [markdown]
-# Let $V_n$ have a row $(1, p, p^2, \ldots, p^{n-1})$ for each point p, and $(0, \ldots, 0, 1)$ for infinity. Then
-#
-# $$\text{coefficients of } g\,a = V_4^{-1} \left[ (V_3\, g) \odot (V_2\, a) \right] .$$
-#
-# This multiplies polynomials, and we want a convolution $y_i = \sum_j g_j d_{i+j}$. One more idea: for a fixed g, the map
-# from a to the product is a matrix, with $g_j$ in row $i + j$ of column $i$. Our y is that matrix **transposed**, applied to
-# d. And to transpose a product of matrices, read it backwards:
-#
-# $$y = V_2^T \left[ (V_3\, g) \odot (V_4^{-T} d) \right] = A^T \left[ (G g) \odot (B^T d) \right], \qquad A = V_2,\quad G =
-# V_3,\quad B^T = V_4^{-T} .$$
-#
-# The same idea as in [Convolution](02_convolution.ipynb): the transposed map costs as much as the map. Finally the fractions
-# are moved from the rows of $B^T$, which meets the image, to those of $G$, which meets the weights. In exact fractions, for m
-# outputs and r taps:
-
-# %% tags=["setup"]
-def inverse(matrix):
-    """By Gauss and Jordan, in exact fractions."""
-    n = len(matrix)
-    rows = [[Fraction(v) for v in row] + [Fraction(i == j) for j in range(n)] for i, row in enumerate(matrix)]
-    for c in range(n):
-        pivot = next(r for r in range(c, n) if rows[r][c])
-        rows[c], rows[pivot] = rows[pivot], rows[c]
-        rows[c] = [v / rows[c][c] for v in rows[c]]
-        for r in range(n):
-            if r != c:
-                rows[r] = [v - rows[r][c] * u for v, u in zip(rows[r], rows[c])]
-    return np.array([row[n:] for row in rows])
-
-
-def powers(points, n):
-    """V_n: a row (1, p, ..., p^(n-1)) for each point, and one for infinity."""
-    return np.array([[p**k for k in range(n)] for p in points] + [[Fraction(k == n - 1) for k in range(n)]])
-
-
-def toom_cook(points, m, r):
-    """A^T (m, n), G (n, r) and B^T (n, n) for m outputs and r taps, from n - 1 finite points, n = m + r - 1."""
-    points = [Fraction(p) for p in points]
-    f = np.array([np.prod([p - q for q in points if q != p]) for p in points] + [Fraction(1)])[:, None]
-    return powers(points, m).T, powers(points, r) / f, inverse(powers(points, m + r - 1)).T * f
-
-
-def table(matrix):
-    return "\n".join(" ".join(f"{v!s:>5}" for v in row) for row in matrix)
-
-
-# %%
-A_T, G, B_T = toom_cook([0, 1, -1], m=2, r=3)
-print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
-
-# %% [markdown]
-# These are the four products from above, up to signs. The recipe gives any size.
-#
-# **Predict.** F(4, 3) needs $4 + 3 - 1 = 6$ points, and replaces 12 multiplications by 6. Two more points beside 0, 1, -1 and
-# infinity: which would you take?
-
-# %%
-A_T, G, B_T = toom_cook([0, 1, -1, 2, -2], m=4, r=3)
-assert (A_T == winograd.A_T).all() and (B_T == winograd.B_T).all()
-assert (G.astype(float) == winograd.G).all()
-print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
-
-# %% [markdown]
-# The package's three matrices, derived to the last digit. With the points 2 and -2 only small whole numbers stand in $A^T$
-# and $B^T$.
-
-# %%
-g, d = [Fraction(v) for v in (3, -1, 2)], [Fraction(v) for v in (1, 4, -2, 5, 3, -6)]
-y_fast = A_T @ ((G @ g) * (B_T @ d))
-assert list(y_fast) == [sum(g[j] * d[i + j] for j in range(3)) for i in range(4)]
-print(*y_fast)
-
-# %% [markdown]
-# ## Two dimensions: tiles
-#
-# In two dimensions, do it along the columns and then along the rows. A tile d of 6x6 inputs gives a tile Y of 4x4 outputs:
-#
-# $$Y = A^T \left[ U \odot V \right] A, \qquad U = G\, g\, G^T, \qquad V = B^T d\, B$$
-#
-# (Lavin and Gray 2015, section 4.1). U and V are called the *spectra* of the kernel and of the tile.
-#
-# Now 36 multiplications replace $16 \cdot 9 = 144$: **four times fewer**.
-
-# %%
-g, d = rng.normal(size=(3, 3)), rng.normal(size=(6, 6))
-Y = winograd.A_T @ ((winograd.G @ g @ winograd.G.T) * (winograd.B_T @ d @ winograd.B_T.T)) @ winograd.A_T.T
-assert np.allclose(Y, ops.conv2d_forward(d[None, None], g[None, None])[0][0, 0])
-
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.7))
-for axis, size, edge, title in (axes[0], 14, 6, "input: tiles of 6x6, 4 apart"), (axes[1], 12, 4, "output: tiles of 4x4"):
-    axis.set(xlim=(-0.6, size - 0.4), ylim=(size - 0.4, -0.6), aspect="equal", title=title, xlabel="column", ylabel="row")
-    axis.set(xticks=range(0, size, 2), yticks=range(0, size, 2))
-    for r, c in np.ndindex(size, size):
-        axis.plot(c, r, ".", color="0.7", ms=3)
-    for r, c in np.ndindex(3, 3):
-        colour, inset = [BLUE, ORANGE, GREEN, RED][2 * (r % 2) + c % 2], 0.06 * (r + c) - 0.4
-        corner = (4 * c + inset, 4 * r + inset)
-        axis.add_patch(plt.Rectangle(corner, edge - 1 - 2 * inset, edge - 1 - 2 * inset, fc=colour, ec=colour, alpha=0.18, lw=0))
-        axis.add_patch(plt.Rectangle(corner, edge - 1 - 2 * inset, edge - 1 - 2 * inset, fill=False, ec=colour, lw=1.5))
-figure.suptitle("Neighbouring tiles of the input share two rows or columns; those of the output share none")
-plt.show()
-
-
-# %% [markdown]
-# And the channels? The sum over input channels can be taken *before* the last transform, which is linear. So each of the 36
-# places k in a tile gets a matrix product of its own, over all tiles at once: $M_k = V_k U_k$ with $V_k$ (tiles, $C_{in}$) and
-# $U_k$ ($C_{in}, C_{out}$). The whole method, for maps whose sides divide by 4:
-
-# %%
-def winograd_whole(x, w, matrices=(winograd.A_T, winograd.G, winograd.B_T)):
-    """A 3x3 convolution at stride 1 and padding 1, with all tiles at once."""
-    a_t, g, b_t = (np.asarray(matrix, float).astype(x.dtype) for matrix in matrices)
-    m, n = a_t.shape
-    batch, c_in, height, width = x.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    tiles = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (2, 3))[:, :, ::m, ::m]  # (N, C_in, high, wide, n, n)
-    U = (g @ w @ g.T).transpose(2, 3, 1, 0)  # (n, n, C_in, C_out)
-    V = (b_t @ tiles @ b_t.T).transpose(4, 5, 0, 2, 3, 1)  # (n, n, N, high, wide, C_in)
-    M = V.reshape(n, n, -1, c_in) @ U  # n * n products of matrices
-    Y = a_t @ M.transpose(2, 3, 0, 1) @ a_t.T  # (tiles, C_out, m, m)
-    Y = Y.reshape(batch, height // m, width // m, len(w), m, m)
-    return Y.transpose(0, 3, 1, 4, 2, 5).reshape(batch, len(w), height, width)
-
-
-assert np.allclose(winograd_whole(x, w), whole(x, w, 0 * b), atol=1e-4)
-
-# %% [markdown]
-# **Predict.** A quarter of the multiplications. Is it four times as fast as im2col?
-
-# %%
-calls = {"im2col": lambda: whole(x, w, b), "these ten lines": lambda: winograd_whole(x, w)}
-calls["the package"] = lambda: package(x, w, b)
-for name, took in fastest(calls).items():
-    print(f"{name:16} {1e3 * took:5.1f} ms")
-
-# %% [markdown]
-# Written down like this it is *slower*, in spite of the fewer multiplications. Thousands of tiny 6x6
-# products, arrays that are permuted in memory, and spectra of tiles, $36 / 16 = 2.25$ times as large as
-# the input, written out and read back. The theory counts multiplications; the processor charges for
-# moving numbers. What the package does about it:
-#
-# - the small matrix $B^T$ multiplies *long rows* (all channels of a row of tiles at once), so that each transform is one
-#   large product,
-# - numbers lie pixel by pixel, so that no axis has to be permuted,
-# - band by band, so that spectra stay in the cache, and on threads.
-
-# %%
-show_source(winograd.correlate, tiles.spectra)
-
-# %% [markdown]
-# ## Where do the transforms' costs go?
-#
-# Transforms cost as much for each tile and *channel*; products cost as much for each tile and *pair of channels*. So with few
-# channels the transforms dominate. We time the parts by running them on the blocks that the package cuts, on one
-# thread.
-
-# %%
-def parts(channels, side=64):
-    """Seconds for kernels' spectra, tiles' spectra, products, and everything (the rest makes and writes outputs)."""
-    x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
-    x = hwnc(np.ascontiguousarray(hwnc(x)))
-    y = empty_hwnc(np, x.shape, x.dtype)
-    blocks = tiles.blocks(y, channels)
-    _, b_t, _ = winograd.matrices(np, x.dtype)
-    buffers = tiles.buffers(np, x.dtype, blocks, channels)
-    v = tiles.spectra(b_t, x, None, blocks[0], (1, 1), buffers).copy().reshape(36, -1, channels)
-    u, m = winograd.kernel_spectra(w), np.empty_like(v)
-    geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-    with threadpool_limits(1):
-        calls = {
-            "kernels": lambda: winograd.kernel_spectra(w),
-            "tiles": lambda: [tiles.spectra(b_t, x, None, block, (1, 1), buffers) for block in blocks],
-            "products": lambda: [np.matmul(v, u, out=m) for _ in blocks],  # blocks are of equal size, up to a row
-            "everything": lambda: winograd.forward(x, w, geometry, y),
-        }
-        kernels, inputs, products, everything = fastest(calls).values()
-    rest = max(everything - kernels - inputs - products, 0)
-    with switched(TINYFCN_CONV="columns"):
-        return np.array([kernels, inputs, products, rest]), fastest({"columns": lambda: package(x, w, None)})["columns"]
-
-
-with switched(TINYFCN_THREADS=1):
-    widths = [8, 16, 32, 64, 128, 256]
-    measured = [parts(channels) for channels in widths]
-
-# %%
-figure, axis = plt.subplots(figsize=(8, 3.4))
-place, base = np.arange(len(widths)), np.zeros(len(widths))
-names = ["kernels: $G g G^T$", "inputs: gather, $B^T d B$", "36 products", "outputs: $A^T M A$, write"]
-for k, (name, colour) in enumerate(zip(names, [PINK, SKY, BLUE, ORANGE])):
-    heights = np.array([part[k] / plain for part, plain in measured])
-    axis.bar(place, heights, bottom=base, color=colour, label=name)
-    base += heights
-axis.axhline(1, color="0.3", ls="--")
-axis.text(len(widths) + 0.3, 0.98, "im2col in bands", ha="right", va="top")
-axis.axhline(0.25, color="0.3", ls=":")
-axis.text(len(widths) - 0.55, 0.26, "a quarter", ha="left", va="bottom")
-axis.set_xticks(place, widths)
-axis.set(xlabel="channels, in and out", ylabel="time / time of im2col", xlim=(-0.7, 6.3), ylim=(0, 1.7))
-axis.set_title("Winograd's parts at 64x64, on one thread")
-axis.legend(frameon=False, loc="upper right")
-plt.show()
-
-# %% [markdown]
-# With few channels, gathering and transforming take nearly all; with many, mostly the products remain. The theory's quarter is
-# not reached: what is left of im2col's time is a third at best, and four tenths more often. Hence two thresholds in
-# `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1, with its 3 input channels, is
-# such a case.
-
-# %%
-assert conv2d.WINOGRAD_CHANNELS == 16 and conv2d.WINOGRAD_PIXELS == 64
-geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
-assert conv2d.choose(normal(1, 3, 128, 128), normal(64, 3, 3, 3), geometry, (128, 128)) is columns
-assert conv2d.choose(x, w, geometry, (128, 128)) is winograd
-
-# %% [markdown]
-# ## Why stop at four outputs?
-#
-# F(6, 3) would need 8 points for 6 outputs: 64 multiplications in place of 324, five times fewer. And so on. What it costs is
-# *accuracy*: at a point p, powers up to $p^{n-1}$ are added, and later cancel.
-#
-# **Predict.** How many correct digits are left with F(2, 3), F(4, 3), F(6, 3) and F(8, 3), in 32-bit numbers, which hold
-# about 7?
-
-# %%
-xs, ws = rng.normal(size=(1, 64, 24, 24)), rng.normal(size=(64, 64, 3, 3))
-exact = whole(xs, ws, np.zeros(64))
-
-
-def error(found):
-    return abs(found - exact).max() / abs(exact).max()
-
-
-near, far = [0, 1, -1, 2, -2, half, -half, 4, -4], list(range(9))
-counts, errors, errors_far = [], [], []
-for m in 2, 4, 6, 8:
-    x32, w32 = xs.astype(np.float32), ws.astype(np.float32)
-    counts.append((m + 2) ** 2 / m**2)
-    errors.append(error(winograd_whole(x32, w32, toom_cook(near[: m + 1], m, 3))))
-    errors_far.append(error(winograd_whole(x32, w32, toom_cook(far[: m + 1], m, 3))))
-plain_error = error(whole(x32, w32, np.zeros(64, np.float32)))
-
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
-labels = [f"F({m},3)" for m in (2, 4, 6, 8)]
-axes[0].bar(["im2col", *labels], [9, *counts], color=[ORANGE, *[BLUE] * 4])
-axes[0].set(ylabel="multiplications for each output", title="Larger tiles: fewer products")
-axes[1].semilogy(labels, errors, "o-", color=BLUE, label="points 0, ±1, ±2, ±1/2, ±4")
-axes[1].semilogy(labels, errors_far, "s--", color=RED, label="points 0, 1, 2, 3, ...")
-axes[1].axhline(plain_error, color=ORANGE, label="im2col")
-axes[1].axhline(1, color="0.5", ls=":")
-axes[1].text(0, 0.7, "no digit left", va="top", color="0.4", size=9)
-axes[1].set(ylabel="largest error / largest output", title="... and fewer digits (float32)", ylim=(1e-7, 1e3))
-figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-figure.suptitle("Winograd with m outputs a side, F(m,3), on 64 channels")
-plt.show()
-
-# %%
-print(f"float32: im2col {plain_error:.0e}, F(4,3) {errors[1]:.0e}, F(8,3) {errors[3]:.0e}")
-print(f"float64: F(4,3) {error(winograd_whole(xs, ws)):.0e}")
-assert plain_error < errors[1] < 3e-5 and errors[3] > 1e-4 and errors_far[1] > 100 * errors[1]
-
-# %% [markdown]
-# F(4, 3) loses about one digit against im2col, and a network does not notice. F(8, 3) loses three or more. What lies between
-# is a matter of taste: with points as good as these, F(6, 3) is hardly less exact than F(4, 3). But it saves little, from 2.25
-# multiplications to 1.78, while the transforms grow, the kernels' spectra take $64/9 = 7$ times the memory of the weights
-# instead of 4, and tiles of 6x6 hang further over the edge of small maps.
-#
-# The points matter as much as their number: compare the two curves.
-#
-# ## And backward?
-#
-# From $Y = A^T M A$, $M_k = V_k U_k$ and $U = G g G^T$, the chain rule transposes each map:
-#
-# $$dM = A\, dY A^T, \qquad dU_k = \sum_{\text{tiles}} V_k^T\, dM_k, \qquad dg = G^T dU\, G .$$
-#
-# The input gradient needs nothing new: it is the convolution of dy with the kernel turned round, and goes through the same
-# forward pass ([why](02_convolution.ipynb#Why-is-the-input-gradient-a-convolution-with-the-kernel-turned-round?)).
-
-# %%
-show_source(winograd.gradient_of_filters)
-
-# %%
-small_x, small_w, small_b = rng.normal(size=(1, 16, 9, 10)), rng.normal(size=(17, 16, 3, 3)), rng.normal(size=17)
-assert conv2d.choose(small_x, small_w, geometry, (9, 10)) is winograd
-print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, small_x, small_w, small_b, padding=1))
 
 # %% [markdown]
 # ## Why is a padded fc6 cheaper tap by tap?
 #
-# With `padding="same"`, fc6 has a 7x7 kernel and a padding of 3. A training crop of 128x128 arrives there as a map of **4x4**.
-# Most of the kernel hangs over the border.
+# With `padding="same"`, fc6 has a 7x7 kernel and a padding of 3. A training crop of 128x128 arrives there as a map of
+# **4x4**, so that most of the kernel hangs over the border.
 #
 # **Predict.** How many of a window's 49 taps lie on the map? Does it matter which of the 16 outputs it belongs to?
 
-# %%
+# %% tags=["hide-output"]
 met = np.zeros((4, 4), int)
 for r, c, i, j in np.ndindex(4, 4, 7, 7):
     met[r, c] += 0 <= r + i - 3 < 4 and 0 <= c + j - 3 < 4
@@ -752,10 +593,14 @@ print(f"{met.mean():g} of 49: {met.mean() / 49:.3f} = (16 / 28)^2 = {(16 / 28) *
 assert (met == 16).all()
 
 # %% [markdown]
-# Every output sees the whole map, and 33 zeros. (Along one axis 4 outputs with 7 taps each are 28 pairs,
-# of which 16 meet the map; in two dimensions the share is the square of that.)
+# <details><summary>Answer</summary>
+#
+# Every output sees the whole map, and 33 zeros. (Along one axis, 4 outputs with 7 taps each are 28 pairs, of which 16 meet
+# the map. In two dimensions the share is the square of that.)
+#
+# </details>
 
-# %%
+# %% tags=["hide-input"]
 by_tap = np.zeros((7, 7), int)
 for i, j in np.ndindex(7, 7):
     by_tap[i, j] = sum(0 <= r + i - 3 < 4 and 0 <= c + j - 3 < 4 for r, c in np.ndindex(4, 4))
@@ -763,25 +608,30 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
 axis = axes[0]
 axis.add_patch(plt.Rectangle((-0.5, -0.5), 4, 4, fc=SKY, ec="none"))
 for corner, colour in ((-3, -3), RED), ((0, -2), ORANGE):
-    axis.add_patch(plt.Rectangle((corner[0] - 0.5, corner[1] - 0.5), 7, 7, fill=False, ec=colour, lw=2.5))
+    axis.add_patch(
+        plt.Rectangle((corner[0] - 0.5, corner[1] - 0.5), 7, 7, fill=False, ec=colour, lw=2.5)
+    )
 axis.set(xlim=(-4, 7), ylim=(7, -4), aspect="equal", xlabel="column", ylabel="row")
 axis.set(xticks=range(-4, 7, 2), yticks=range(-4, 7, 2))
 axis.set_title("The 4x4 map, and the windows of\ntwo of its outputs")
 axes[1].imshow(by_tap)
 for (i, j), count in np.ndenumerate(by_tap):
     axes[1].text(j, i, count, ha="center", va="center", color="white" if count < 10 else "black")
-axes[1].set(title="For how many of the 16 outputs\neach tap lies on the map", xlabel="tap j", ylabel="tap i")
+axes[1].set(
+    title="For how many of the 16 outputs\neach tap lies on the map", xlabel="tap j", ylabel="tap i"
+)
 plt.show()
 
 # %% [markdown]
-# im2col gathers all 49 taps, and multiplies zeros two times out of three. Put the sum over the taps *outside* instead, and each
-# tap is a matrix product over the outputs for which it lies on the map. It is fastest where the weights of a tap are one matrix
-# in memory, which is why such a layer's weights are kept in the order (kh, kw, C_out, C_in).
+# im2col gathers all 49 taps, and so it multiplies zeros two times out of three. Put the sum over the taps *outside*
+# instead, and each tap is a matrix product over those outputs for which it lies on the map. This is fastest where the
+# weights of a tap are one matrix in memory, which is why such a layer's weights are kept in the order
+# (kh, kw, C_out, C_in).
 
 # %%
 show_source(taps.forward, taps.meetings)
 
-# %%
+# %% tags=["hide-input"]
 x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
 tap_by_tap = hwnc(np.ascontiguousarray(hwnc(w6)))  # the same numbers in another order
 fc6 = {}
@@ -801,7 +651,13 @@ assert np.allclose(one, other, atol=1e-4)
 
 figure, axis = plt.subplots(figsize=(8, 2.4))
 for k, (name, pair) in enumerate(fc6.items()):
-    bars = axis.barh(np.arange(2) + 0.38 * k - 0.19, [1e3 * t for t in pair], 0.36, color=[ORANGE, GREEN][k], label=name)
+    bars = axis.barh(
+        np.arange(2) + 0.38 * k - 0.19,
+        [1e3 * t for t in pair],
+        0.36,
+        color=[ORANGE, GREEN][k],
+        label=name,
+    )
     axis.bar_label(bars, fmt="%.1f", padding=3)
 axis.set_yticks([0, 1], ["forward", "backward"])
 axis.set(xlabel="milliseconds", title="fc6 at a quarter of the width, 8 maps of 4x4")
@@ -810,24 +666,20 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# Three times fewer multiplications. In time less is won, some 1.3 times forward and 2.3 times backward, since all 26 MB of
-# weights must be read either way.
+# There are three times fewer multiplications. Less is won in time, some 1.3 times forward and 2.3 times backward, since
+# all 26 MB of weights must be read either way.
 #
 # ## What 100 zeros make constant
 #
-# The paper's networks pad the image by 100 ([why](05_upsampling.ipynb#Why-pad-by-100?)). Far from the image, a
-# feature map sees nothing but zeros: there all of its rows are the same, and so are its columns. Here is one channel
-# of pool2 of a small FCN, on an image of noise.
+# The paper's networks pad the image by 100 ([why](05_upsampling.ipynb#Why-pad-by-100?)). Far from the image, a feature
+# map sees nothing but zeros, so that all of its rows are the same there, and so are its columns. Here is one channel of
+# pool2 of a small FCN, on an image of noise.
 
-# %%
-from tinyfcn.models import FCN8s
-from tinyfcn.models.backbone import Backbone
-from tinyfcn.models.border import borders
-from tinyfcn.models.vgg import VGG
-
+# %% tags=["hide-input"]
 net = FCN8s(num_classes=5, width=0.125, padding="paper", dropout=0)
 for name, p in net.params.items():
-    if name.endswith("bias") or name.startswith("score"):  # zeros at the start: then nothing would be there to see
+    # They are zeros at the start, and then nothing would be there to see.
+    if name.endswith("bias") or name.startswith("score"):
         p[...] = 0.1 * normal(*p.shape)
 image = normal(1, 3, 128, 128)
 
@@ -837,16 +689,17 @@ def full_borders(self, padding):
     return [padding] * len(self.blocks), [None] * len(self.blocks)
 
 
-seen = {}
+maps = {}
 with mock.patch.object(Backbone, "borders", full_borders):
     pool = FCN8s.pool
-    with mock.patch.object(FCN8s, "pool", lambda self, name, *rest: seen.setdefault(name, pool(self, name, *rest))):
+    with mock.patch.object(
+        FCN8s, "pool", lambda self, name, *rest: maps.setdefault(name, pool(self, name, *rest))
+    ):
         plain_scores = net.forward(image)
     without = fastest({"full": lambda: net.forward(image)})["full"]
 
-# %%
 narrow, stretches = borders([2, 2, 3, 3, 3], 100)
-pool2 = seen["pool2"][0]
+pool2 = maps["pool2"][0]
 before, _ = stretches[1].places(128)  # the row, and the column, that will be repeated
 constant = pool2[:, before, before]  # what stands where nothing but zeros is seen
 same_row = abs(np.diff(pool2, axis=1)).max(axis=(0, 2)) < 1e-5
@@ -861,9 +714,10 @@ axes[2].set_title("Green: same as the next\nrow; or column; or both")
 for axis in axes:
     axis.set(xlabel="column", ylabel="row")
 assert same_row[before] and same_column[before]
+plt.show()
 
 # %% [markdown]
-# (The outermost pixels differ: all layers but the first pad with zeros what is no longer zero.)
+# (The outermost pixels differ, as all layers but the first pad with zeros what is no longer zero.)
 #
 # So the first blocks need not compute them again and again. They run with a narrower border, and then one constant row, and
 # one column, are repeated until the map is as wide as it should be. How narrow the border may be follows from receptive
@@ -871,35 +725,40 @@ assert same_row[before] and same_column[before]
 #
 # **Predict.** How much of the first block's work does this save for an image of 500x500, whose map has 698x698 pixels?
 
-# %%
+# %% tags=["hide-output"]
 print("borders of the five blocks:", narrow)
 for size in 128, 500:
-    sides = [[VGG.map_sizes(border, 0, size)[f"conv{block}_1"] for border in (narrow[block - 1], 100)] for block in (1, 2, 3)]
+    sides = [
+        [VGG.map_sizes(border, 0, size)[f"conv{block}_1"] for border in (narrow[block - 1], 100)]
+        for block in (1, 2, 3)
+    ]
     left = [(few / all_) ** 2 for few, all_ in sides]
-    print(f"{size}x{size}: saves", ", ".join(f"{1 - share:.0%}" for share in left), "of blocks 1, 2 and 3")
+    print(
+        f"{size}x{size}: saves",
+        ", ".join(f"{1 - share:.0%}" for share in left),
+        "of blocks 1, 2 and 3",
+    )
 
 # %%
 scores = net.forward(image)
 with_it = fastest({"narrow": lambda: net.forward(image)})["narrow"]
-assert np.allclose(scores, plain_scores, rtol=0, atol=1e-4 * abs(scores).max()) and abs(scores).max() > 0
-print(f"a forward pass on 128x128: {1e3 * without:.0f} ms without, {1e3 * with_it:.0f} ms with it; the scores are the same")
+assert (
+    np.allclose(scores, plain_scores, rtol=0, atol=1e-4 * abs(scores).max())
+    and abs(scores).max() > 0
+)
+print(f"a forward pass on 128x128: {1e3 * without:.0f} ms without, {1e3 * with_it:.0f} ms with it")
 assert narrow[0] < 10 and narrow[-1] == 100
 
 # %% [markdown]
-# The fastest work is the work that is not done. Here the scores are compared; the package's tests
-# compare the gradient of every parameter, too.
+# The scores are the same, and the package's tests compare the gradient of every parameter, too. The fastest work is the
+# work that is not done.
 #
 # ## Where does the time of a training step go?
 #
-# To measure it, we wrap the methods of `Network` that run a layer, and note the time. The case is the one that one trains on
-# a laptop: a quarter of the width, 8 crops of 128x128.
-#
-# **Predict.** conv1_2 works on 128x128 maps of 16 channels, conv5_3 on 8x8 maps of 128. fc6 has 6.4 million weights. Which of
-# them takes longest? And how much is spent on everything that is no convolution?
+# To measure it, wrap the methods of `Network` that run a layer, and note the time. The case is one for a laptop: a
+# quarter of the width, and 8 crops of 128x128.
 
-# %%
-from tinyfcn.optim import SGD
-
+# %% tags=["hide-input"]
 METHODS = ["conv", "pool", "dropout", "upsample", "upsample_to_image", "add"]
 
 
@@ -944,30 +803,51 @@ def step():
 
 
 rounds = [step() for _ in range(12)]
-forward, loss, backward, update = np.min([of_step for of_step, _ in rounds], axis=0)  # the best of each, as in `fastest`
-spent = {name: np.min([of_layers[name] for _, of_layers in rounds], axis=0) for name in net.spent}
-total = forward + loss + backward + update
-words = [f"{name} {1e3 * t:.0f}" for name, t in zip(("forward", "loss", "backward", "update"), (forward, loss, backward, update))]
-print(f"a step: {1e3 * total:.0f} ms ({', '.join(words)})")
+forward, loss, backward, update = np.min([parts for parts, _ in rounds], axis=0)  # the best of each
+spent = {name: np.min([layers[name] for _, layers in rounds], axis=0) for name in net.spent}
 
-# %%
-kinds = {"3x3 convolutions": [n for n in spent if n.startswith("conv")], "fc6 and fc7": ["fc6", "fc7"]}
+# %% [markdown]
+# **Predict.** conv1_2 works on 128x128 maps of 16 channels, conv5_3 on 8x8 maps of 128. fc6 has 6.4 million weights. Which
+# of them takes longest? And how much is spent on everything that is no convolution?
+
+# %% tags=["hide-input", "hide-output"]
+total = forward + loss + backward + update
+print(f"a step: {1e3 * total:.0f} ms, of which", end=" ")
+print(f"forward {1e3 * forward:.0f}, loss {1e3 * loss:.0f},", end=" ")
+print(f"backward {1e3 * backward:.0f}, update {1e3 * update:.0f}")
+
+kinds = {
+    "3x3 convolutions": [n for n in spent if n.startswith("conv")],
+    "fc6 and fc7": ["fc6", "fc7"],
+}
 kinds["pooling"] = [n for n in spent if n.startswith("pool")]
 kinds["scores and upsampling"] = [n for n in spent if n.startswith(("score", "upscore"))]
 kinds["dropout"] = [n for n in spent if n.startswith("drop")]
 rows = list(spent)
 figure, axis = plt.subplots(figsize=(8, 6.2))
 axis.barh(rows, [1e3 * spent[n][0] for n in rows], color=BLUE, label="forward")
-axis.barh(rows, [1e3 * spent[n][1] for n in rows], left=[1e3 * spent[n][0] for n in rows], color=ORANGE, label="backward")
+axis.barh(
+    rows,
+    [1e3 * spent[n][1] for n in rows],
+    left=[1e3 * spent[n][0] for n in rows],
+    color=ORANGE,
+    label="backward",
+)
 axis.barh(["loss", "SGD"], [1e3 * loss, 1e3 * update], color="0.6", label="outside the network")
-axis.set(xlabel="milliseconds of a step", title="Where a training step's time goes: FCN-8s, width 1/4, 8x3x128x128")
+axis.set(
+    xlabel="milliseconds of a step",
+    title="Where a training step's time goes: FCN-8s, width 1/4, 8x3x128x128",
+)
 axis.tick_params(axis="y", labelsize=9)
 axis.invert_yaxis()
 axis.legend(frameon=False)
 plt.show()
 
-# %%
-sums = {kind: sum(spent[n].sum() for n in layers) for kind, layers in kinds.items()} | {"loss": loss, "SGD": update}
+# %% tags=["hide-output"]
+sums = {kind: sum(spent[n].sum() for n in layers) for kind, layers in kinds.items()} | {
+    "loss": loss,
+    "SGD": update,
+}
 for kind, value in sums.items():
     print(f"{kind:22} {value / sum(sums.values()):4.0%}")
 assert sums["3x3 convolutions"] == max(sums.values())
@@ -975,20 +855,22 @@ forward_3x3, backward_3x3 = sum(spent[n] for n in kinds["3x3 convolutions"])
 assert backward_3x3 > forward_3x3
 
 # %% [markdown]
-# The 3x3 convolutions take the largest part. conv1_2 stands out: with 16 channels the transforms of Winograd's method
-# cost much of what it saves, on the largest map of all. fc6 comes next, with more weights than all others together. Backward
-# takes longer than forward, since it owes *two* gradients, each as much work as the forward pass. The rest is spread thinly
-# over everything else; each further gain is a small one. This is what an optimised program looks like.
+# <details><summary>Answer</summary>
+#
+# The 3x3 convolutions take the largest part. conv1_2 stands out: its map is the largest of all, and with 16 channels
+# Winograd's method saves little (you will see why). fc6 comes next, with more weights than all others together. Backward
+# takes longer than forward, since it owes *two* gradients, each as much work as the forward pass. The rest is spread
+# thinly over everything else, and there each further gain would be a small one.
+#
+# </details>
 #
 # **Measure before you change.** Most ideas for speed fail here: they make something faster that takes two percent.
 #
 # ## Memory: what is alive at the worst moment?
 #
-# In training, each layer keeps a reference to its input. It is needed in the backward pass, and let go right after. Gradients
-# of weights can be let go, too: `backward(dscores, update=...)` hands each gradient to the optimiser as soon as it is final,
-# so that they never exist all at once.
-#
-# **Predict.** fc6 of this network has 26 MB of weights. What is the peak of a step, with and without `update`?
+# In training, each layer keeps a reference to its input, which is needed in the backward pass and let go right after.
+# Gradients of weights can be let go, too: `backward(dscores, update=...)` hands each gradient to the optimiser as soon
+# as it is final, so that they never exist all at once. Here is a step written both ways.
 
 # %%
 net = FCN8s(width=0.25, padding="same", dropout=0.5)
@@ -1006,16 +888,24 @@ def step_at_once():
     net.grads = {}
     scores = net.forward(images[:2], training=True)
     _, cache = ops.softmax_cross_entropy_forward(scores, labels[:2])
-    net.backward(ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.trainable()))
+    net.backward(
+        ops.softmax_cross_entropy_backward(1.0, cache), update=optimiser.begin(net.trainable())
+    )
 
 
+# %% [markdown]
+# **Predict.** fc6 of this network has 26 MB of weights. What is the peak of a step, with and without `update`?
+
+# %% tags=["hide-input", "hide-output"]
 step_keeping()  # the optimiser's own state is there from now on
 net.grads = {}
 peaks = {"forward only": peak_bytes(lambda: net.forward(images[:2]))}
-peaks |= {"step, update= given": peak_bytes(step_at_once), "step, all gradients kept": peak_bytes(step_keeping)}
+peaks |= {
+    "step, update= given": peak_bytes(step_at_once),
+    "step, all gradients kept": peak_bytes(step_keeping),
+}
 weights = sum(p.nbytes for p in net.params.values())
 
-# %%
 figure, axis = plt.subplots(figsize=(8, 2))
 bars = axis.barh(list(peaks), [v / 1e6 for v in peaks.values()], color=[SKY, GREEN, ORANGE])
 axis.bar_label(bars, fmt="%.0f MB", padding=3)
@@ -1023,16 +913,21 @@ axis.set_xlabel("MB at the worst moment, besides weights and the optimiser's sta
 axis.set_xlim(0, max(peaks.values()) / 8e5)
 axis.set_title(f"Two crops of 128x128 (the weights: {weights / 1e6:.0f} MB)")
 axis.invert_yaxis()
+plt.show()
 assert peaks["forward only"] < peaks["step, update= given"] < peaks["step, all gradients kept"]
 
 # %%
-full = sum(4 * np.prod(shape) for name, shape in FCN8s.shapes(21, 1.0).items() if not name.startswith("upscore"))
+full = sum(
+    4 * np.prod(shape)
+    for name, shape in FCN8s.shapes(21, 1.0).items()
+    if not name.startswith("upscore")
+)
 print(f"all gradients of the full network: {full / 1e6:.0f} MB")
 assert round(full / 1e6) == 537
 
 # %% [markdown]
-# What is left is the largest single gradient, fc6's, and what the layers keep. The results are the same: each parameter is
-# changed once, by the same gradient.
+# That is what the full network would have to keep beside its weights. With `update`, what is left is the largest single gradient,
+# fc6's, and what the layers keep. The results are the same, as each parameter is changed once, by the same gradient.
 
 # %%
 kept, at_once = (FCN8s(num_classes=21, width=0.125, padding="same", dropout=0) for _ in range(2))
@@ -1045,16 +940,17 @@ assert kept.grads and not at_once.grads
 # %% [markdown]
 # ## Switching it all off
 #
-# Every fast way can be turned off, with two environment variables. This is what to do when a result looks wrong, and one
-# wonders whether a clever method is to blame.
+# When a result looks wrong, you may wonder whether a clever method is to blame. Every fast way can be turned off, with
+# two environment variables:
 #
-# - `TINYFCN_CONV=plain` computes every convolution as in `tinyfcn/ops/conv.py`, the way that is easiest to read, with all of its
-#   columns at once; `TINYFCN_CONV=columns` does so in bands,
+# - `TINYFCN_CONV=plain` computes every convolution as in `tinyfcn/ops/conv.py`, the way that is easiest to read, with all
+#   of its columns at once; `TINYFCN_CONV=columns` does so in bands,
 # - `TINYFCN_THREADS=1` uses one thread.
 #
 # **Predict.** Do all combinations give the same gradients? To the bit?
 
-# %%
+
+# %% tags=["hide-output"]
 def gradients(net, count):
     """Scores, and the gradient of every parameter, on some of the images."""
     scores = net.forward(images[:count].astype(net.dtype), training=True)
@@ -1067,71 +963,473 @@ def apart(found, others):
     return max(abs(found[n] - others[n]).max() / abs(others[n]).max() for n in found)
 
 
-nets = {dtype: FCN8s(width=0.25, padding="same", dropout=0, dtype=dtype) for dtype in (np.float32, np.float64)}
+nets = {
+    dtype: FCN8s(width=0.25, padding="same", dropout=0, dtype=dtype)
+    for dtype in (np.float32, np.float64)
+}
 for net in nets.values():
-    net.params["score_fr.weight"][...] = 0.01 * np.random.default_rng(1).normal(size=net.params["score_fr.weight"].shape)
-combinations = {}
+    net.params["score_fr.weight"][...] = 0.01 * np.random.default_rng(1).normal(
+        size=net.params["score_fr.weight"].shape
+    )
+first_single = None
 for choice in "plain", "columns", "fast":
     for threads in (1, many) if many > 1 else (1,):
         with switched(TINYFCN_CONV=choice, TINYFCN_THREADS=threads):
             single, double = gradients(nets[np.float32], 8), gradients(nets[np.float64], 2)
-            assert apart(gradients(nets[np.float32], 8), single) == 0  # the same run twice: the same bits
-            combinations[choice, threads] = single, double
+            again = gradients(nets[np.float32], 8)
+            assert apart(again, single) == 0  # the same run twice: the same bits
             took = fastest({"step": lambda: gradients(nets[np.float32], 8)}, 7)["step"]
-            first_single, first_double = next(iter(combinations.values()))
-            scores = apart({"scores": single["scores"]}, first_single)
-            print(f"{choice:7}, threads: {threads}, {1e3 * took:4.0f} ms. Apart from the first: scores {scores:.0e} (float32),")
-            print(f"    gradients {apart(single, first_single):.0e} (float32), {apart(double, first_double):.0e} (float64)")
-            assert scores < 1e-4 and apart(double, first_double) < 1e-12
+        if first_single is None:
+            first_single, first_double = single, double
+        scores = apart({"scores": single["scores"]}, first_single)
+        print(f"{choice:7}, threads: {threads}, {1e3 * took:4.0f} ms.", end=" ")
+        print(f"Apart from the first: scores {scores:.0e} (float32),")
+        print(f"    gradients {apart(single, first_single):.0e} (float32),", end=" ")
+        print(f"{apart(double, first_double):.0e} (float64)")
+        assert scores < 1e-4 and apart(double, first_double) < 1e-12
 
 # %% [markdown]
-# The same to the bit from run to run, and the same up to rounding between the ways: to 14 digits in
-# float64. Why do gradients in float32 differ by so much more than the scores? Scores are continuous;
-# gradients are not. Among millions of activations a few lie so close to a kink, a ReLU at zero or a tie
-# in a pooling window, that rounding decides which side they are on, and the gradient jumps. Either side
-# is right. In float64 rounding is too small to move any of them across.
+# <details><summary>Answer</summary>
 #
-# ## And on a GPU?
+# They are the same to the bit from run to run, and the same up to rounding between the ways, to 14 digits in float64.
 #
-# One word changes. The package never says `np` where an array could live elsewhere: each function asks its arguments which
-# module made them. So the same source runs with CuPy's arrays on a GPU.
-
-# %%
-from tinyfcn.backend import choose_device, to_host
-
-xp = choose_device("auto")  # CuPy where a GPU answers, NumPy where none does
-net = FCN8s(num_classes=21, width=0.25, padding="same", xp=xp)
-scores = net.forward(xp.asarray(images))
-print(describe_device(xp), "|", type(scores).__module__, "|", to_host(scores).shape)
-
-# %% [markdown]
-# What differs there: a call returns before its work is done, so a stopwatch must wait for the device; bands are larger, since
-# it takes more work to make a GPU busy; threads are not needed. See [A GPU, measured](11_gpu.ipynb).
+# </details>
+#
+# Why do gradients in float32 differ by so much more than the scores? Scores are continuous, and gradients are not. Among
+# millions of activations a few lie so close to a kink, a ReLU at zero or a tie in a pooling window, that rounding decides
+# which side they are on, and there the gradient jumps. Either side is right. In float64 rounding is too small to move
+# any of them across.
 #
 # ## Is it faster than PyTorch?
 #
-# `python -m tinyfcn.bench` runs every contender in a process of its own. What it wrote on two cores lies in `data/results`, and
-# the page `docs/speed.md` has it as a table. Here is the whole net:
+# `python -m tinyfcn.bench` runs every contender in a process of its own. What it wrote on two cores lies in
+# `data/results`, and the page `docs/speed.md` has it as a table. Here is the whole net:
 
 # %%
-import json
-from pathlib import Path
-
 results = json.loads(Path("../data/results/bench-cpu.json").read_text(encoding="utf-8"))["results"]
 for mode in "forward", "training":
     work = f"FCN-8s {mode}, 1x3x500x500, width 1"
     took = {r["contender"]: r["median_seconds"] for r in results if r["work"] == work}
-    others = [f"{took['tinyfcn'] / took[name]:.2f} of {name}'s" for name in ("PyTorch", "ONNX Runtime") if name in took]
+    others = [
+        f"{took['tinyfcn'] / took[name]:.2f} of {name}'s"
+        for name in ("PyTorch", "ONNX Runtime")
+        if name in took
+    ]
     print(f"{work}: {took['tinyfcn']:.2f} s, which is {' and '.join(others)} time")
 
 # %% [markdown]
-# The reason that plain NumPy can compete at all: the matrix product inside it is as good as anyone's, and all that is left is
-# to call it on the right numbers, few of them, while they are in the cache. Where maps are small, calls cost more than
-# arithmetic, and less of the advantage is left: see the picture in that section.
+# Plain NumPy can compete because the matrix product inside it is as good as anyone's, and all that is left is to call it
+# on the right numbers, few of them, while they are in the cache. Where maps are small, calls cost more than arithmetic,
+# and less of the advantage is left: see the picture on that page.
 #
-# ## Exercises
+# This is the end of the first sitting. One thing is still owed: the three multiplications of four.
+
+# %% [markdown]
+# ## Winograd's convolution, by hand
+#
+# Two outputs of a convolution with three taps, in one dimension:
+#
+# $$y_0 = d_0 g_0 + d_1 g_1 + d_2 g_2 \qquad y_1 = d_1 g_0 + d_2 g_1 + d_3 g_2$$
+#
+# That is six multiplications. Both outputs use $d_1$ and $d_2$, and there is something to gain from that. Take
+#
+# $$m_1 = (d_0 - d_2)\, g_0 \quad m_2 = (d_1 + d_2)\tfrac{g_0 + g_1 + g_2}{2} \quad m_3 = (d_2 - d_1)\tfrac{g_0 - g_1 +
+# g_2}{2} \quad m_4 = (d_1 - d_3)\, g_2 .$$
+#
+# Claim: $y_0 = m_1 + m_2 + m_3$ and $y_1 = m_2 - m_3 - m_4$.
+#
+# **Predict.** Multiply out $m_1 + m_2 + m_3$. What becomes of $d_2 g_0$? Of $d_1 g_0$?
+
+# %% tags=["hide-output"]
+d0, d1, d2, d3, g0, g1, g2 = (
+    Letters({(name,): Fraction(1)}) for name in ["d0", "d1", "d2", "d3", "g0", "g1", "g2"]
+)
+half = Fraction(1, 2)
+m1, m2 = (d0 - d2) @ g0, (d1 + d2) @ (half * (g0 + g1 + g2))
+m3, m4 = (d2 - d1) @ (half * (g0 - g1 + g2)), (d1 - d3) @ g2
+print("m1 + m2 + m3 =", m1 + m2 + m3)
+print("m2 - m3 - m4 =", m2 - m3 - m4)
+assert m1 + m2 + m3 == d0 @ g0 + d1 @ g1 + d2 @ g2 and m2 - m3 - m4 == d1 @ g0 + d2 @ g1 + d3 @ g2
+
+# %% [markdown]
+# So there are **four multiplications in place of six**: this is F(2, 3), two outputs with three taps (Winograd 1980; Lavin
+# and Gray 2015). The sums of g's are made once for the whole image, and the additions of d's are shared by all filters. But where
+# does one get such a thing from?
+#
+# ## Where do the four products come from?
+#
+# They come from multiplying polynomials. Let $g(t) = g_0 + g_1 t + g_2 t^2$ and $a(t) = a_0 + a_1 t$. The coefficients of
+# their product are the sums $\sum_j g_j a_{i-j}$, for which school multiplication takes 3 x 2 = 6 products. But $g\,a$
+# has degree 3, so its values at **four points** determine it, and a value is found with **one** product: $(g\,a)(p) =
+# g(p)\, a(p)$. Evaluate, multiply, interpolate: this is the method of Toom and Cook. Take as points 0, 1, -1, for which
+# powers cost nothing, and "infinity", which stands for the leading coefficient.
+
+# %% tags=["hide-input"]
+fine = np.linspace(-1.4, 1.6)
+figure, axis = plt.subplots(figsize=(8, 3))
+g_line, a_line = np.polynomial.Polynomial([1, 0.5, -1]), np.polynomial.Polynomial([0.6, -0.8])
+axis.plot(fine, g_line(fine), color=SKY, label="g, degree 2")
+axis.plot(fine, a_line(fine), color=ORANGE, label="a, degree 1")
+axis.plot(fine, (g_line * a_line)(fine), color=BLUE, lw=2.5, label="g a, degree 3")
+for point in 0, 1, -1:
+    axis.plot(
+        [point] * 3,
+        [g_line(point), a_line(point), g_line(point) * a_line(point)],
+        "o",
+        color="0.2",
+        zorder=3,
+    )
+    axis.axvline(point, color="0.8", zorder=0)
+axis.set(xlabel="t", ylabel="value", xticks=[-1, 0, 1])
+axis.set_title("One product at each point; three points and the leading coefficient fix the cubic")
+axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Let $V_n$ have a row $(1, p, p^2, \ldots, p^{n-1})$ for each point p, and $(0, \ldots, 0, 1)$ for infinity. Then
+#
+# $$\text{coefficients of } g\,a = V_4^{-1} \left[ (V_3\, g) \odot (V_2\, a) \right] .$$
+#
+# This multiplies polynomials, and we want a convolution $y_i = \sum_j g_j d_{i+j}$. One more idea: for a fixed g, the map
+# from a to the product is a matrix, with $g_j$ in row $i + j$ of column $i$. Our y is that matrix **transposed**, applied to
+# d. A product of matrices is transposed by reading it backwards:
+#
+# $$y = V_2^T \left[ (V_3\, g) \odot (V_4^{-T} d) \right] = A^T \left[ (G g) \odot (B^T d) \right], \qquad A = V_2,\quad G =
+# V_3,\quad B^T = V_4^{-T} .$$
+#
+# It is the same idea as in [Convolution](02_convolution.ipynb): the transposed map costs as much as the map. Finally the fractions
+# are moved from the rows of $B^T$, which meets the image, to those of $G$, which meets the weights. Here it is in exact fractions, for m
+# outputs and r taps:
+
 
 # %% tags=["setup"]
+def powers(points, n):
+    """V_n: a row (1, p, ..., p^(n-1)) for each point, and one for infinity."""
+    return np.array(
+        [[p**k for k in range(n)] for p in points] + [[Fraction(k == n - 1) for k in range(n)]]
+    )
+
+
+def toom_cook(points, m, r):
+    """A^T (m, n), G (n, r), B^T (n, n): m outputs, r taps, n - 1 = m + r - 2 finite points."""
+    points = [Fraction(p) for p in points]
+    f = np.array([np.prod([p - q for q in points if q != p]) for p in points] + [Fraction(1)])[
+        :, None
+    ]
+    return powers(points, m).T, powers(points, r) / f, inverse(powers(points, m + r - 1)).T * f
+
+
+# %%
+A_T, G, B_T = toom_cook([0, 1, -1], m=2, r=3)
+print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
+
+# %% [markdown]
+# These are the four products from above, up to signs. The recipe gives any size.
+#
+# **Predict.** F(4, 3) needs $4 + 3 - 1 = 6$ points, and replaces 12 multiplications by 6. Two more points beside 0, 1, -1 and
+# infinity: which would you take?
+
+# %% tags=["hide-output"]
+A_T, G, B_T = toom_cook([0, 1, -1, 2, -2], m=4, r=3)
+assert (A_T == winograd.A_T).all() and (B_T == winograd.B_T).all()
+assert (G.astype(float) == winograd.G).all()
+print("A^T", table(A_T), "", "G", table(G), "", "B^T", table(B_T), sep="\n")
+
+# %% [markdown]
+# These are the package's three matrices, derived to the last digit. With the points 2 and -2 only small whole numbers stand
+# in $A^T$ and $B^T$.
+
+# %%
+g, d = [Fraction(v) for v in (3, -1, 2)], [Fraction(v) for v in (1, 4, -2, 5, 3, -6)]
+y_fast = A_T @ ((G @ g) * (B_T @ d))
+assert list(y_fast) == [sum(g[j] * d[i + j] for j in range(3)) for i in range(4)]
+print(*y_fast)
+
+# %% [markdown]
+# ## Two dimensions: tiles
+#
+# In two dimensions you do it along the columns and then along the rows. A tile d of 6x6 inputs gives a tile Y of 4x4 outputs:
+#
+# $$Y = A^T \left[ U \odot V \right] A, \qquad U = G\, g\, G^T, \qquad V = B^T d\, B$$
+#
+# (Lavin and Gray 2015, section 4.1). U and V are called the *spectra* of the kernel and of the tile.
+#
+# And 36 multiplications replace $16 \cdot 9 = 144$: **four times fewer**.
+
+# %%
+g, d = rng.normal(size=(3, 3)), rng.normal(size=(6, 6))
+Y = (
+    winograd.A_T
+    @ ((winograd.G @ g @ winograd.G.T) * (winograd.B_T @ d @ winograd.B_T.T))
+    @ winograd.A_T.T
+)
+assert np.allclose(Y, ops.conv2d_forward(d[None, None], g[None, None])[0][0, 0])
+
+# %% tags=["hide-input"]
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.7))
+for axis, size, edge, title in (
+    (axes[0], 14, 6, "input: tiles of 6x6, 4 apart"),
+    (axes[1], 12, 4, "output: tiles of 4x4"),
+):
+    axis.set(
+        xlim=(-0.6, size - 0.4),
+        ylim=(size - 0.4, -0.6),
+        aspect="equal",
+        title=title,
+        xlabel="column",
+        ylabel="row",
+    )
+    axis.set(xticks=range(0, size, 2), yticks=range(0, size, 2))
+    for r, c in np.ndindex(size, size):
+        axis.plot(c, r, ".", color="0.7", ms=3)
+    for r, c in np.ndindex(3, 3):
+        colour, inset = [BLUE, ORANGE, GREEN, RED][2 * (r % 2) + c % 2], 0.06 * (r + c) - 0.4
+        corner = (4 * c + inset, 4 * r + inset)
+        axis.add_patch(
+            plt.Rectangle(
+                corner,
+                edge - 1 - 2 * inset,
+                edge - 1 - 2 * inset,
+                fc=colour,
+                ec=colour,
+                alpha=0.18,
+                lw=0,
+            )
+        )
+        axis.add_patch(
+            plt.Rectangle(
+                corner, edge - 1 - 2 * inset, edge - 1 - 2 * inset, fill=False, ec=colour, lw=1.5
+            )
+        )
+figure.suptitle(
+    "Neighbouring tiles of the input share two rows or columns; those of the output share none"
+)
+plt.show()
+
+# %% [markdown]
+# And the channels? The sum over input channels can be taken *before* the last transform, which is linear. So each of the 36
+# places k in a tile gets a matrix product of its own, over all tiles at once: $M_k = V_k U_k$ with $V_k$ (tiles, $C_{in}$) and
+# $U_k$ ($C_{in}, C_{out}$). The whole method, for maps whose sides divide by 4:
+
+
+# %%
+def winograd_whole(x, w, matrices=(winograd.A_T, winograd.G, winograd.B_T)):
+    """A 3x3 convolution at stride 1 and padding 1, with all tiles at once."""
+    a_t, g, b_t = (np.asarray(matrix, float).astype(x.dtype) for matrix in matrices)
+    m, n = a_t.shape
+    batch, c_in, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    tiles = np.lib.stride_tricks.sliding_window_view(padded, (n, n), (2, 3))[
+        :, :, ::m, ::m
+    ]  # (N, C_in, high, wide, n, n)
+    U = (g @ w @ g.T).transpose(2, 3, 1, 0)  # (n, n, C_in, C_out)
+    V = (b_t @ tiles @ b_t.T).transpose(4, 5, 0, 2, 3, 1)  # (n, n, N, high, wide, C_in)
+    M = V.reshape(n, n, -1, c_in) @ U  # n * n products of matrices
+    Y = a_t @ M.transpose(2, 3, 0, 1) @ a_t.T  # (tiles, C_out, m, m)
+    Y = Y.reshape(batch, height // m, width // m, len(w), m, m)
+    return Y.transpose(0, 3, 1, 4, 2, 5).reshape(batch, len(w), height, width)
+
+
+assert np.allclose(winograd_whole(x, w), whole(x, w, 0 * b), atol=1e-4)
+
+# %% [markdown]
+# **Predict.** A quarter of the multiplications. Is it four times as fast as im2col?
+
+# %% tags=["hide-output"]
+calls = {"im2col": lambda: whole(x, w, b), "these ten lines": lambda: winograd_whole(x, w)}
+calls["the package"] = lambda: package(x, w, b)
+for name, took in fastest(calls).items():
+    print(f"{name:16} {1e3 * took:5.1f} ms")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Written down like this it is *slower*, in spite of the fewer multiplications. There are thousands of tiny 6x6 products,
+# arrays that are permuted in memory, and spectra of tiles, $36 / 16 = 2.25$ times as large as the input, that are
+# written out and read back. The theory counts multiplications; the processor charges for moving numbers.
+#
+# </details>
+#
+# What does the package do about it?
+#
+# - The small matrix $B^T$ multiplies *long rows*, all channels of a row of tiles at once, so that each transform is one
+#   large product.
+# - Numbers lie pixel by pixel, so that no axis has to be permuted.
+# - It goes band by band, so that spectra stay in the cache, and on threads.
+
+# %%
+show_source(winograd.correlate, tiles.spectra)
+
+# %% [markdown]
+# ## Where do the transforms' costs go?
+#
+# Transforms cost as much for each tile and *channel*, products for each tile and *pair of channels*. So with few
+# channels the transforms dominate. You can time the parts by running them on the blocks that the package cuts, on one
+# thread.
+
+
+# %% tags=["hide-input"]
+def parts(channels, side=64):
+    """Seconds for kernels' spectra, tiles' spectra, products, and the rest; and of im2col."""
+    x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
+    x = hwnc(np.ascontiguousarray(hwnc(x)))
+    y = empty_hwnc(np, x.shape, x.dtype)
+    blocks = tiles.blocks(y, channels)
+    _, b_t, _ = winograd.matrices(np, x.dtype)
+    buffers = tiles.buffers(np, x.dtype, blocks, channels)
+    v = tiles.spectra(b_t, x, None, blocks[0], (1, 1), buffers).copy().reshape(36, -1, channels)
+    u, m = winograd.kernel_spectra(w), np.empty_like(v)
+    geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    with threadpool_limits(1):
+        calls = {
+            "kernels": lambda: winograd.kernel_spectra(w),
+            "tiles": lambda: [
+                tiles.spectra(b_t, x, None, block, (1, 1), buffers) for block in blocks
+            ],
+            "products": lambda: [
+                np.matmul(v, u, out=m) for _ in blocks
+            ],  # blocks are of equal size, up to a row
+            "everything": lambda: winograd.forward(x, w, geometry, y),
+        }
+        kernels, inputs, products, everything = fastest(calls).values()
+    rest = max(everything - kernels - inputs - products, 0)
+    with switched(TINYFCN_CONV="columns"):
+        return np.array([kernels, inputs, products, rest]), fastest(
+            {"columns": lambda: package(x, w, None)}
+        )["columns"]
+
+
+with switched(TINYFCN_THREADS=1):
+    widths = [8, 16, 32, 64, 128, 256]
+    measured = [parts(channels) for channels in widths]
+
+figure, axis = plt.subplots(figsize=(8, 3.4))
+place, base = np.arange(len(widths)), np.zeros(len(widths))
+names = [
+    "kernels: $G g G^T$",
+    "inputs: gather, $B^T d B$",
+    "36 products",
+    "outputs: $A^T M A$, write",
+]
+for k, (name, colour) in enumerate(zip(names, [PINK, SKY, BLUE, ORANGE])):
+    heights = np.array([part[k] / plain for part, plain in measured])
+    axis.bar(place, heights, bottom=base, color=colour, label=name)
+    base += heights
+axis.axhline(1, color="0.3", ls="--")
+axis.text(len(widths) + 0.3, 0.98, "im2col in bands", ha="right", va="top")
+axis.axhline(0.25, color="0.3", ls=":")
+axis.text(len(widths) - 0.55, 0.26, "a quarter", ha="left", va="bottom")
+axis.set_xticks(place, widths)
+axis.set(
+    xlabel="channels, in and out", ylabel="time / time of im2col", xlim=(-0.7, 6.3), ylim=(0, 1.7)
+)
+axis.set_title("Winograd's parts at 64x64, on one thread")
+axis.legend(frameon=False, loc="upper right")
+plt.show()
+
+# %% [markdown]
+# With few channels, gathering and transforming take nearly all of the time, and with many mostly the products remain. The
+# theory's quarter is not reached. On two idle cores the package took 0.31 to 0.42 of im2col's time for layers as wide as VGG's: a
+# third at best, and four tenths more often.
+#
+# Hence two thresholds in `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1, with
+# its 3 input channels, is such a case, and the blocks of 16 channels that you saw in the training step are just above.
+
+# %%
+assert conv2d.WINOGRAD_CHANNELS == 16 and conv2d.WINOGRAD_PIXELS == 64
+geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+assert conv2d.choose(normal(1, 3, 128, 128), normal(64, 3, 3, 3), geometry, (128, 128)) is columns
+assert conv2d.choose(x, w, geometry, (128, 128)) is winograd
+
+# %% [markdown]
+# ## Why stop at four outputs?
+#
+# F(6, 3) would need 8 points for 6 outputs: 64 multiplications in place of 324, five times fewer. And so on. What it costs is
+# *accuracy*: at a point p, powers up to $p^{n-1}$ are added, and later cancel.
+
+# %%
+xs, ws = rng.normal(size=(1, 64, 24, 24)), rng.normal(size=(64, 64, 3, 3))
+exact = whole(xs, ws, np.zeros(64))
+
+
+def error(found):
+    return abs(found - exact).max() / abs(exact).max()
+
+
+near, far = [0, 1, -1, 2, -2, half, -half, 4, -4], list(range(9))
+counts, errors, errors_far = [], [], []
+for m in 2, 4, 6, 8:
+    x32, w32 = xs.astype(np.float32), ws.astype(np.float32)
+    counts.append((m + 2) ** 2 / m**2)
+    errors.append(error(winograd_whole(x32, w32, toom_cook(near[: m + 1], m, 3))))
+    errors_far.append(error(winograd_whole(x32, w32, toom_cook(far[: m + 1], m, 3))))
+plain_error = error(whole(x32, w32, np.zeros(64, np.float32)))
+
+# %% [markdown]
+# **Predict.** How many correct digits are left with F(2, 3), F(4, 3), F(6, 3) and F(8, 3), in 32-bit numbers, which hold
+# about 7?
+
+# %% tags=["hide-input", "hide-output"]
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
+labels = [f"F({m},3)" for m in (2, 4, 6, 8)]
+axes[0].bar(["im2col", *labels], [9, *counts], color=[ORANGE, *[BLUE] * 4])
+axes[0].set(ylabel="multiplications for each output", title="Larger tiles: fewer products")
+axes[1].semilogy(labels, errors, "o-", color=BLUE, label="points 0, ±1, ±2, ±1/2, ±4")
+axes[1].semilogy(labels, errors_far, "s--", color=RED, label="points 0, 1, 2, 3, ...")
+axes[1].axhline(plain_error, color=ORANGE, label="im2col")
+axes[1].axhline(1, color="0.5", ls=":")
+axes[1].text(0, 0.7, "no digit left", va="top", color="0.4", size=9)
+axes[1].set(
+    ylabel="largest error / largest output",
+    title="... and fewer digits (float32)",
+    ylim=(1e-7, 1e3),
+)
+figure.legend(
+    *axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+)
+figure.suptitle("Winograd with m outputs a side, F(m,3), on 64 channels")
+plt.show()
+
+# %% tags=["hide-output"]
+print(f"float32: im2col {plain_error:.0e}, F(4,3) {errors[1]:.0e}, F(8,3) {errors[3]:.0e}")
+print(f"float64: F(4,3) {error(winograd_whole(xs, ws)):.0e}")
+assert plain_error < errors[1] < 3e-5 and errors[3] > 1e-4 and errors_far[1] > 100 * errors[1]
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# F(4, 3) loses about one digit against im2col, and a network does not notice. F(8, 3) loses three or more. With points as
+# good as these, F(6, 3) is hardly less exact than F(4, 3).
+#
+# </details>
+#
+# Why not F(6, 3), then? It saves little, from 2.25 multiplications to 1.78, while the transforms grow, the kernels' spectra
+# take $64/9 = 7$ times the memory of the weights instead of 4, and tiles of 6x6 hang further over the edge of small maps. (And
+# the points matter as much as their number, as the two curves show.)
+#
+# ## And backward?
+#
+# From $Y = A^T M A$, $M_k = V_k U_k$ and $U = G g G^T$, the chain rule transposes each map:
+#
+# $$dM = A\, dY A^T, \qquad dU_k = \sum_{\text{tiles}} V_k^T\, dM_k, \qquad dg = G^T dU\, G .$$
+#
+# The input gradient needs nothing new: it is the convolution of dy with the kernel turned round, and goes through the same
+# forward pass ([why](02_convolution.ipynb#Why-is-the-input-gradient-a-convolution-with-the-kernel-turned-round?)).
+
+# %%
+show_source(winograd.gradient_of_filters)
+
+# %%
+small_x, small_w, small_b = (
+    rng.normal(size=(1, 16, 9, 10)),
+    rng.normal(size=(17, 16, 3, 3)),
+    rng.normal(size=17),
+)
+assert conv2d.choose(small_x, small_w, geometry, (9, 10)) is winograd
+print(check_gradient(ops.conv2d_forward, ops.conv2d_backward, small_x, small_w, small_b, padding=1))
+
+
+# %% tags=["setup", "hide-input"]
 class Counted:
     """A number that counts how often two of its kind are multiplied; constants are free."""
 
@@ -1163,121 +1461,27 @@ class Counted:
 
 
 # %% [markdown]
-# ### Exercise 1: F(3, 2) by hand
+# ## Exercises
 #
-# Three outputs of a kernel with two taps, $y_i = d_i g_0 + d_{i+1} g_1$ for $i = 0, 1, 2$, cost six multiplications. Do it
-# with four. (Either like F(2, 3) above, or look at `toom_cook([0, 1, -1], m=3, r=2)`.) Multiplying or dividing by a constant
-# is free.
-
-# %% tags=["exercise"]
-def three_outputs(d, g):
-    """(y0, y1, y2) for d = (d0, d1, d2, d3) and g = (g0, g1)."""
-    raise NotImplementedError
-
-
-# %% tags=["check"]
-with attempt():
-    for d_1, g_1 in [((1, 2, 3, 4), (1, 1)), ((3, -1, 4, -1), (5, -9)), ((2, 7, -1, 8), (-2, 8))]:
-        Counted.products = 0
-        found = three_outputs([Counted(v) for v in d_1], [Counted(v) for v in g_1])
-        values = [v.value for v in found]
-        expected = [d_1[i] * g_1[0] + d_1[i + 1] * g_1[1] for i in range(3)]
-        assert values == expected, f"d = {d_1}, g = {g_1}: found {[str(v) for v in values]}, expected {expected}"
-        assert Counted.products <= 4, f"right, but with {Counted.products} multiplications"
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def three_outputs(d, g):
-#     m0 = (d[0] - d[2]) * g[0]
-#     m1 = (d[1] + d[2]) * ((g[0] + g[1]) / 2)
-#     m2 = (d[2] - d[1]) * ((g[0] - g[1]) / 2)
-#     m3 = (d[3] - d[1]) * g[1]
-#     return m0 + m1 + m2, m1 - m2, m1 + m2 + m3
-# ```
-#
-# The points are those of F(2, 3), since $3 + 2 - 1 = 4$ as well: the same $B^T$, with the lengths of A and G exchanged.
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 2: the gradient of a tile
-#
-# For one tile, $Y = A^T [(G g G^T) \odot (B^T d B)] A$. Return $dg$, given dY (4, 4) and d (6, 6).
-
-# %% tags=["exercise"]
-def tile_weight_gradient(dY, d, A_T, G, B_T):
-    """dg (3, 3)."""
-    raise NotImplementedError
-
-
-# %% tags=["check"]
-with attempt():
-    for seed_2 in range(3):
-        rng_2 = np.random.default_rng(seed_2)
-        dY_2, d_2 = rng_2.normal(size=(4, 4)), rng_2.normal(size=(6, 6))
-        found = tile_weight_gradient(dY_2, d_2, winograd.A_T, winograd.G, winograd.B_T)
-        assert found.shape == (3, 3), f"dg has shape {found.shape}, expected (3, 3)"
-        expected = np.array([[(dY_2 * d_2[i : i + 4, j : j + 4]).sum() for j in range(3)] for i in range(3)])
-        assert np.allclose(found, expected), f"dg[0, 0] is {found[0, 0]:.4f}, expected {expected[0, 0]:.4f}"
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def tile_weight_gradient(dY, d, A_T, G, B_T):
-#     dM = A_T.T @ dY @ A_T
-#     dU = dM * (B_T @ d @ B_T.T)
-#     return G.T @ dU @ G
-# ```
-#
-# Every map of the forward pass, transposed, in reverse order. $\odot$ is a product: its derivative by the one factor is the
-# other.
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 3: the share of taps that meet the map
-#
-# A convolution at stride 1 over a map of `size` x `size`, with a `kernel` x `kernel` window and `padding` on each side. Which
-# share of im2col's multiplications is with pixels, and not with padding?
-
-# %% tags=["exercise"]
-def share_inside(size, kernel, padding):
-    """Between 0 and 1."""
-    raise NotImplementedError
-
-
-# %% tags=["check"]
-with attempt():
-    assert abs(share_inside(4, 7, 3) - (16 / 28) ** 2) < 1e-12, f"4x4 map, 7x7, padding 3: got {share_inside(4, 7, 3)}"
-    for size_3, k_3, p_3 in [(8, 3, 1), (9, 1, 0), (5, 5, 2), (6, 3, 0), (7, 4, 3), (3, 7, 4)]:
-        ones, windows = np.ones((1, 1, size_3, size_3)), np.ones((1, 1, k_3, k_3))
-        counted = ops.conv2d_forward(ones, windows, padding=p_3)[0].mean() / k_3**2
-        found = share_inside(size_3, k_3, p_3)
-        assert abs(found - counted) < 1e-12, f"map {size_3}, kernel {k_3}, padding {p_3}: {found:.4f}, counted {counted:.4f}"
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def share_inside(size, kernel, padding):
-#     outputs = size + 2 * padding - kernel + 1
-#     met = sum(0 <= r + i - padding < size for r in range(outputs) for i in range(kernel))
-#     return (met / (outputs * kernel)) ** 2
-# ```
-#
-# Rows and columns do not depend on each other, so the share is a square. (The share of *pixels* that are no padding is
-# another number: pixels in the middle are met by more windows.)
-#
-# </details>
-
-# %% [markdown]
-# ### Exercise 4: a convolution in bands
+# ### Exercise 1: a convolution in bands
 #
 # Convolve x (N, C_in, H, W) with w (C_out, C_in, k, k) at stride 1 without padding, gathering the columns of only `rows` rows
 # of outputs at a time. `im2col(x, kh, kw)` is there to be used. The check watches the memory.
+#
+# <details><summary>Hint 1</summary>
+#
+# A band of outputs, rows `top` to `bottom`, sees a few more rows of x than it has rows itself. How many more, for a kernel of
+# k?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `w.reshape(len(w), -1) @ columns` is the band, with one row for each output channel. Its columns run over images, rows and
+# columns, in this order, so reshape it to (C_out, N, bottom - top, W_out), and swap the first two axes. The last band may
+# be shorter.
+#
+# </details>
+
 
 # %% tags=["exercise"]
 def conv_in_bands(x, w, rows):
@@ -1287,16 +1491,19 @@ def conv_in_bands(x, w, rows):
 
 # %% tags=["check"]
 with attempt():
-    rng_4 = np.random.default_rng(4)
-    for shape_4, k_4, rows_4 in [((1, 4, 40, 30), 3, 5), ((2, 3, 41, 20), 5, 4), ((1, 8, 64, 64), 3, 1)]:
-        a, weight = rng_4.normal(size=shape_4), rng_4.normal(size=(6, shape_4[1], k_4, k_4))
-        expected = ops.conv2d_forward(a, weight)[0]
-        found = conv_in_bands(a, weight, rows_4)
-        assert found.shape == expected.shape, f"y has shape {found.shape}, expected {expected.shape}"
-        assert np.allclose(found, expected), f"off by up to {abs(found - expected).max():.3g}"
-        all_columns = 8 * shape_4[1] * k_4**2 * expected[:, 0].size
-        most_4 = peak_bytes(lambda: conv_in_bands(a, weight, rows_4)) - expected.nbytes
-        assert most_4 < all_columns / 2, f"right, but it took {most_4} bytes besides y; all columns together have {all_columns}"
+    rng_1 = np.random.default_rng(1)
+    cases_1 = [((1, 4, 40, 30), 3, 5), ((2, 3, 41, 20), 5, 4), ((1, 8, 64, 64), 3, 1)]
+    for shape_1, k_1, rows_1 in cases_1:
+        a, kernels_1 = rng_1.normal(size=shape_1), rng_1.normal(size=(6, shape_1[1], k_1, k_1))
+        right = ops.conv2d_forward(a, kernels_1)[0]
+        case = f"y (x {shape_1}, kernel {k_1}x{k_1}, {rows_1} rows a band)"
+        expect(conv_in_bands(a, kernels_1, rows_1), right, case)
+        all_columns = 8 * shape_1[1] * k_1**2 * right[:, 0].size
+        most_1 = peak_bytes(lambda: conv_in_bands(a, kernels_1, rows_1)) - right.nbytes
+        assert most_1 < all_columns / 2, (
+            f"{case} is right, but took {most_1} bytes besides; all columns have {all_columns}: "
+            "are they all gathered before they are cut into bands?"
+        )
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -1319,5 +1526,178 @@ with attempt():
 # </details>
 
 # %% [markdown]
+# ### Exercise 2: the share of taps that meet the map
+#
+# A convolution at stride 1 over a map of `size` x `size`, with a `kernel` x `kernel` window and `padding` on each side. Which
+# share of im2col's multiplications is with pixels, and not with padding?
+#
+# <details><summary>Hint 1</summary>
+#
+# Rows and columns do not depend on each other. Which share of the pairs (output, tap) meets the map along one axis?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Tap i of output r meets row r + i - padding, which is on the map from 0 to size - 1. There are size + 2 padding - kernel + 1
+# outputs along an axis.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def share_inside(size, kernel, padding):
+    """Between 0 and 1."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    cases_2 = [(4, 7, 3), (8, 3, 1), (9, 1, 0), (5, 5, 2), (6, 3, 0), (7, 4, 3), (3, 7, 4)]
+    for size_2, k_2, p_2 in cases_2:
+        ones, windows = np.ones((1, 1, size_2, size_2)), np.ones((1, 1, k_2, k_2))
+        counted = ops.conv2d_forward(ones, windows, padding=p_2)[0].mean() / k_2**2
+        found = share_inside(size_2, k_2, p_2)
+        causes = {
+            (size_2 / (size_2 + 2 * p_2))
+            ** 2: "the share of pixels, which are not all met equally often",
+            counted**0.5: "the share along one axis, and there are two",
+            1 - counted: "the share that meets padding",
+        }
+        close = [cause for value, cause in causes.items() if np.isclose(found, value)]
+        assert np.isclose(found, counted), (
+            f"map {size_2}, kernel {k_2}, padding {p_2}: {found:.4f}, but counted are {counted:.4f}"
+            + (f": {close[0]}?" if close else "")
+        )
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def share_inside(size, kernel, padding):
+#     outputs = size + 2 * padding - kernel + 1
+#     met = sum(0 <= r + i - padding < size for r in range(outputs) for i in range(kernel))
+#     return (met / (outputs * kernel)) ** 2
+# ```
+#
+# Rows and columns do not depend on each other, so the share is a square. (The share of *pixels* that are no padding is
+# another number: pixels in the middle are met by more windows.)
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3: F(3, 2) by hand
+#
+# Three outputs of a kernel with two taps, $y_i = d_i g_0 + d_{i+1} g_1$ for $i = 0, 1, 2$, cost six multiplications. Do it
+# with four. (Either like F(2, 3) above, or look at `toom_cook([0, 1, -1], m=3, r=2)`.) Multiplying or dividing by a constant
+# is free.
+#
+# <details><summary>Hint 1</summary>
+#
+# $3 + 2 - 1 = 4$ as well, so that the same four points will do. What is left of the factors with g, when there is no $g_2$?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# The four products are $(d_0 - d_2)\, g_0$, $(d_1 + d_2)$ and $(d_2 - d_1)$ each times half a sum or difference of the g's, and
+# $(d_3 - d_1)\, g_1$. Which of them does each output add up? `toom_cook([0, 1, -1], m=3, r=2)` tells.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def three_outputs(d, g):
+    """(y0, y1, y2) for d = (d0, d1, d2, d3) and g = (g0, g1)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    for d_3, g_3 in [((1, 2, 3, 4), (1, 1)), ((3, -1, 4, -1), (5, -9)), ((2, 7, -1, 8), (-2, 8))]:
+        Counted.products = 0
+        found = three_outputs([Counted(v) for v in d_3], [Counted(v) for v in g_3])
+        assert isinstance(found, tuple | list) and len(found) == 3, "return y0, y1 and y2"
+        values = [v.value for v in found]
+        right = [d_3[i] * g_3[0] + d_3[i + 1] * g_3[1] for i in range(3)]
+        wrong = [f"y{i}" for i in range(3) if values[i] != right[i]]
+        cause = "a sign in the last product?" if wrong == ["y2"] else "multiply out, as above"
+        assert not wrong, (
+            f"d = {d_3}, g = {g_3}: found {[str(v) for v in values]}, expected {right}; "
+            f"wrong: {', '.join(wrong)} ({cause})"
+        )
+        assert Counted.products <= 4, (
+            f"right, but with {Counted.products} multiplications: does each of four products "
+            "serve more than one output?"
+        )
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def three_outputs(d, g):
+#     m0 = (d[0] - d[2]) * g[0]
+#     m1 = (d[1] + d[2]) * ((g[0] + g[1]) / 2)
+#     m2 = (d[2] - d[1]) * ((g[0] - g[1]) / 2)
+#     m3 = (d[3] - d[1]) * g[1]
+#     return m0 + m1 + m2, m1 - m2, m1 + m2 + m3
+# ```
+#
+# The points are those of F(2, 3), since $3 + 2 - 1 = 4$ as well: the same $B^T$, with the lengths of A and G exchanged.
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 4: the gradient of a tile
+#
+# For one tile, $Y = A^T [(G g G^T) \odot (B^T d B)] A$. Return $dg$, given dY (4, 4) and d (6, 6).
+#
+# <details><summary>Hint 1</summary>
+#
+# Go backwards through $Y = A^T M A$, then $M = U \odot V$, then $U = G g G^T$. What is the gradient at M?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# If $Y = P M Q$, then $dM = P^T\, dY\, Q^T$. And since $\odot$ multiplies number by number, $dU = dM \odot V$.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def tile_weight_gradient(dY, d, A_T, G, B_T):
+    """dg (3, 3)."""
+    raise NotImplementedError
+
+
+# %% tags=["check"]
+with attempt():
+    for seed_4 in range(3):
+        rng_4 = np.random.default_rng(seed_4)
+        dY_4, d_4 = rng_4.normal(size=(4, 4)), rng_4.normal(size=(6, 6))
+        found = tile_weight_gradient(dY_4, d_4, winograd.A_T, winograd.G, winograd.B_T)
+        windows = np.lib.stride_tricks.sliding_window_view(d_4, (4, 4))
+        right = (dY_4 * windows).sum(axis=(2, 3))  # dg by the definition of a convolution
+        a, g = np.linalg.pinv(winograd.A_T), np.linalg.pinv(winograd.G)
+        inverted = g @ ((a @ dY_4 @ a.T) * (winograd.B_T @ d_4 @ winograd.B_T.T)) @ g.T
+        same = np.shape(found) == (3, 3) and np.allclose(found, inverted)
+        assert not same, "dg: a gradient goes back by the transpose, not by the inverse"
+        expect(found, right, "dg")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def tile_weight_gradient(dY, d, A_T, G, B_T):
+#     dM = A_T.T @ dY @ A_T
+#     dU = dM * (B_T @ d @ B_T.T)
+#     return G.T @ dU @ G
+# ```
+#
+# Every map of the forward pass, transposed, in reverse order. $\odot$ is a product: its derivative by the one factor is the
+# other.
+#
+# </details>
+
+# %% [markdown]
 # ---
-# Next: [A GPU, measured](11_gpu.ipynb), where the same source meets a machine with other proportions.
+# On these two cores one more operation for each byte is nearly free. In [A GPU, measured](11_gpu.ipynb) the same source meets a
+# machine with two hundred times the arithmetic, on which some nets are no faster at all.
