@@ -72,18 +72,24 @@ def switched(**options):
 
 
 def fastest(calls, rounds=20):
-    """The best time of each call: whatever else the machine does can only add to it."""
-    taken = {}
-    for name, call in calls.items():
-        call()  # does not count
-        time.sleep(0.05)  # let the threads of NumPy's last product, which spin on, come to rest
-        times = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
-        taken[name] = min(times)
+    """The best time of each call: whatever else the machine does can only add to it.
+
+    They take turns, so that a busy moment meets them all.
+    """
+    taken = dict.fromkeys(calls, np.inf)
+    for _ in range(4):
+        for name, call in calls.items():
+            time.sleep(0.05)  # let the threads of the last product, which spin on, come to rest
+            call()  # does not count
+            taken[name] = min(taken[name], *(once(call) for _ in range(max(rounds // 4, 2))))
     return taken
+
+
+def once(call):
+    """Seconds of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def normal(*shape):
@@ -188,15 +194,14 @@ def in_bands():
 
 
 answer = package(seen, weight, bias)
-each = seconds(lambda: loops(seen, weight, bias, 20), 1) / 20
+each = seconds(lambda: loops(seen[:, :, :3], weight, bias, 20), 3) / 20
 took = {"loops, as in notebook 2": each * answer.size}
 took |= fastest(
     {
         "all columns at once": lambda: whole(seen, weight, bias),
         "columns in bands": in_bands,
         "the package": lambda: package(seen, weight, bias),
-    },
-    12,
+    }
 )
 end = took["the package"]
 SHOWN = 29
@@ -220,17 +225,17 @@ assert took["the package"] < took["columns in bands"]
 # %% [markdown]
 # The first program's picture is not quite empty, but what it has would not fill a row. The second builds the matrix of
 # columns that you know from [Convolution](02_convolution.ipynb), and the third never has more than a few rows of it at a
-# time. Both spend nearly all of their time in one product of matrices, which is as fast as anyone's. And still the
-# fourth beats them, because it does without three of every four multiplications.
+# time. Both leave the arithmetic to products of large matrices, which a processor is best at. And still the fourth beats
+# them, because it does without three of every four multiplications.
 #
 # How can three multiplications of four be missing, and nothing be missing from the picture? And if they are, why is it
 # not four times as fast? You will derive the answer to the first question, with pencil and paper, and measure the
 # answer to the second.
 #
-# Takes about 90 minutes, which are two sittings for most. The first, of 50 minutes, is about the limits of a machine,
-# about bands, threads and memory, and about where a training step's time goes. The second is Winograd's
-# convolution, derived and measured. It builds on [Convolution](02_convolution.ipynb), and for
-# the last part of the first sitting on [FCN](07_fcn.ipynb) and [Training](09_training.ipynb).
+# Takes about 90 minutes, best in two sittings. The first, of 50 minutes, is about the limits of a machine, about bands,
+# threads and memory, and about where a training step's time goes. The second is Winograd's convolution, derived and
+# measured. It builds on [Convolution](02_convolution.ipynb), and towards the end of the first sitting on [FCN](07_fcn.ipynb)
+# and [Training](09_training.ipynb).
 #
 # ## How fast can it be at all?
 #
@@ -326,7 +331,9 @@ plt.show()
 
 # %%
 assert np.allclose(loops(x, w, b, 20), y[0, 0, 0, :20], atol=1e-4)
-ladder = {"loops (20 outputs, multiplied)": seconds(lambda: loops(x, w, b, 20), 1) * y.size / 20}
+ladder = {
+    "loops (20 outputs, multiplied)": seconds(lambda: loops(x[:, :, :3], w, b, 20), 3) * y.size / 20
+}
 many = thread_count()
 
 
@@ -398,16 +405,23 @@ show_source(columns.forward)
 
 # %%
 budgets = [1 << k for k in range(18, 27)]
-taken, most = [], []
-with switched(TINYFCN_CONV="columns", TINYFCN_THREADS=1):
-    for budget in budgets:
+
+
+def banded(budget):
+    def call():
         with (
             mock.patch.object(columns, "BAND_BYTES", budget),
             mock.patch.object(columns, "BAND_COLUMNS", 1),
         ):
-            taken.append(fastest({budget: lambda: package(x, w, b)}, 15)[budget])
-            most.append(peak_bytes(lambda: package(x, w, b)) - y.nbytes)
-    most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
+            package(x, w, b)
+
+    return call
+
+
+with switched(TINYFCN_CONV="columns", TINYFCN_THREADS=1):
+    taken = list(fastest({budget: banded(budget) for budget in budgets}).values())
+    most = [peak_bytes(banded(budget)) - y.nbytes for budget in budgets]
+most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
 
 # %% [markdown]
 # **Predict.** What happens to time and memory with much smaller bands, and with much larger ones?
@@ -634,16 +648,31 @@ show_source(taps.forward, taps.meetings)
 # %% tags=["hide-input"]
 x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
 tap_by_tap = hwnc(np.ascontiguousarray(hwnc(w6)))  # the same numbers in another order
-fc6 = {}
-for name, weight, choice in ("columns", w6, "columns"), ("tap by tap", tap_by_tap, "fast"):
+
+
+def both_ways(weight, choice):
+    """Calls of the forward and the backward pass."""
     with switched(TINYFCN_CONV=choice):
         y6, cache6 = ops.conv2d_forward(x6, weight, b6, padding=3)
-        dy6 = np.ones_like(y6)
-        calls = {
-            "forward": lambda: ops.conv2d_forward(x6, weight, b6, padding=3),
-            "backward": lambda: ops.conv2d_backward(dy6, cache6),
-        }
-        fc6[name] = list(fastest(calls).values())
+    dy6 = np.ones_like(y6)
+
+    def forward():
+        with switched(TINYFCN_CONV=choice):
+            ops.conv2d_forward(x6, weight, b6, padding=3)
+
+    def backward():
+        with switched(TINYFCN_CONV=choice):
+            ops.conv2d_backward(dy6, cache6)
+
+    return forward, backward
+
+
+calls = {}
+for name, weight, choice in ("columns", w6, "columns"), ("tap by tap", tap_by_tap, "fast"):
+    for way_name, call in zip(("forward", "backward"), both_ways(weight, choice)):
+        calls[name, way_name] = call
+took = fastest(calls)
+fc6 = {n: [took[n, d] for d in ("forward", "backward")] for n in ("columns", "tap by tap")}
 with switched(TINYFCN_CONV="columns"):
     one, _ = ops.conv2d_forward(x6, w6, b6, padding=3)
 other, _ = ops.conv2d_forward(x6, tap_by_tap, b6, padding=3)
@@ -666,8 +695,8 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
-# There are three times fewer multiplications. Less is won in time, some 1.3 times forward and 2.3 times backward, since
-# all 26 MB of weights must be read either way.
+# There are three times fewer multiplications. Less is won in time, some 1.3 times forward and 2.3 times backward on two idle
+# cores, since all 26 MB of weights must be read either way.
 #
 # ## What 100 zeros make constant
 #
@@ -1097,9 +1126,9 @@ plt.show()
 # $$y = V_2^T \left[ (V_3\, g) \odot (V_4^{-T} d) \right] = A^T \left[ (G g) \odot (B^T d) \right], \qquad A = V_2,\quad G =
 # V_3,\quad B^T = V_4^{-T} .$$
 #
-# It is the same idea as in [Convolution](02_convolution.ipynb): the transposed map costs as much as the map. Finally the fractions
-# are moved from the rows of $B^T$, which meets the image, to those of $G$, which meets the weights. Here it is in exact fractions, for m
-# outputs and r taps:
+# It is the same idea as in [Convolution](02_convolution.ipynb): the transposed map costs as much as the map. Finally the
+# fractions are moved from the rows of $B^T$, which meets the image, to those of $G$, which meets the weights. Here it is
+# in exact fractions, for m outputs and r taps:
 
 
 # %% tags=["setup"]
@@ -1329,8 +1358,8 @@ plt.show()
 
 # %% [markdown]
 # With few channels, gathering and transforming take nearly all of the time, and with many mostly the products remain. The
-# theory's quarter is not reached. On two idle cores the package took 0.31 to 0.42 of im2col's time for layers as wide as VGG's: a
-# third at best, and four tenths more often.
+# theory's quarter is not reached: what is left of im2col's time is a third at best, and four tenths more often (0.31, 0.40
+# and 0.42 were measured).
 #
 # Hence two thresholds in `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1, with
 # its 3 input channels, is such a case, and the blocks of 16 channels that you saw in the training step are just above.
@@ -1699,5 +1728,5 @@ with attempt():
 
 # %% [markdown]
 # ---
-# On these two cores one more operation for each byte is nearly free. In [A GPU, measured](11_gpu.ipynb) the same source meets a
-# machine with two hundred times the arithmetic, on which some nets are no faster at all.
+# In [A GPU, measured](11_gpu.ipynb) the same source meets a machine with two hundred times the arithmetic, which waits for
+# nine tenths of the time that a small net takes.

@@ -342,7 +342,7 @@ table([*heads, "five runs", "once more", "device busy"], *rows)
 # another process.
 #
 # The large nets are just at the point where both take equally long. The small one is far from it, and its GPU waits for
-# nearly nine tenths of the time. That is what it does all day.
+# nearly nine tenths of the time, until Python has prepared the next launch.
 #
 # **Predict.** What happens to the time of a step if a batch has twice as many images?
 
@@ -948,3 +948,7 @@ with attempt():
 # - CuPy: [user-defined kernels](https://docs.cupy.dev/en/stable/user_guide/kernel.html), and
 #   [performance](https://docs.cupy.dev/en/stable/user_guide/performance.html).
 # - The RTX 4060 Laptop's data after [data-check.eu](https://data-check.eu/en/nvidia-geforce-rtx-4060-laptop-gpu/).
+#
+# ---
+# This is the last notebook. Every operation that ran on that GPU stands in `tinyfcn/ops`, and if you have done the exercises,
+# you have written the backward passes of most of them yourself.
