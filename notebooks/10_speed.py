@@ -1183,7 +1183,8 @@ print(*y_fast)
 #
 # (Lavin and Gray 2015, section 4.1). U and V are called the *spectra* of the kernel and of the tile.
 #
-# And 36 multiplications replace $16 \cdot 9 = 144$: **four times fewer**.
+# So 36 multiplications replace $16 \cdot 9 = 144$, **four times fewer**, and nothing is missing, since each product serves
+# several outputs at once.
 
 # %%
 g, d = rng.normal(size=(3, 3)), rng.normal(size=(6, 6))
@@ -1262,7 +1263,7 @@ def winograd_whole(x, w, matrices=(winograd.A_T, winograd.G, winograd.B_T)):
 assert np.allclose(winograd_whole(x, w), whole(x, w, 0 * b), atol=1e-4)
 
 # %% [markdown]
-# **Predict.** A quarter of the multiplications. Is it four times as fast as im2col?
+# **Predict.** These ten lines need a quarter of the multiplications. How long do they take beside im2col, and beside the package?
 
 # %% tags=["hide-output"]
 calls = {"im2col": lambda: whole(x, w, b), "these ten lines": lambda: winograd_whole(x, w)}
@@ -1359,7 +1360,8 @@ plt.show()
 # %% [markdown]
 # With few channels, gathering and transforming take nearly all of the time, and with many mostly the products remain. The
 # theory's quarter is not reached: what is left of im2col's time is a third at best, and four tenths more often (0.31, 0.40
-# and 0.42 were measured).
+# and 0.42 were measured). So this is why the fourth program of the first picture was not four times as fast: the transforms take
+# back a part of what the products save.
 #
 # Hence two thresholds in `conv2d.choose`: below 16 channels or 64 output pixels the package stays with im2col. conv1_1, with
 # its 3 input channels, is such a case, and the blocks of 16 channels that you saw in the training step are just above.
@@ -1373,8 +1375,8 @@ assert conv2d.choose(x, w, geometry, (128, 128)) is winograd
 # %% [markdown]
 # ## Why stop at four outputs?
 #
-# F(6, 3) would need 8 points for 6 outputs: 64 multiplications in place of 324, five times fewer. And so on. What it costs is
-# *accuracy*: at a point p, powers up to $p^{n-1}$ are added, and later cancel.
+# F(6, 3) would need 8 points for 6 outputs: 64 multiplications in place of 324, five times fewer, and larger tiles would save
+# even more. What they cost is *accuracy*: at a point p, powers up to $p^{n-1}$ are added, and cancel later.
 
 # %%
 xs, ws = rng.normal(size=(1, 64, 24, 24)), rng.normal(size=(64, 64, 3, 3))
@@ -1617,8 +1619,7 @@ with attempt():
 # ### Exercise 3: F(3, 2) by hand
 #
 # Three outputs of a kernel with two taps, $y_i = d_i g_0 + d_{i+1} g_1$ for $i = 0, 1, 2$, cost six multiplications. Do it
-# with four. (Either like F(2, 3) above, or look at `toom_cook([0, 1, -1], m=3, r=2)`.) Multiplying or dividing by a constant
-# is free.
+# with four. Multiplying or dividing by a constant is free.
 #
 # <details><summary>Hint 1</summary>
 #
