@@ -25,11 +25,11 @@ import tinyfcn
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 TEXTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
-PAGES = sorted(FOLDER.glob("*.md"))
 STORIES = ("01", "02", "03", "04", "05", "06", "07", "08")  # follow one photograph, and fold what can wait
 BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(home|root|work|tmp|opt|usr|mnt|Users)/|\b[A-Z]:\\")
 LINK = re.compile(r"\[[^]]*\]\(([^()\s]*(?:\([^()\s]*\))?[^()\s]*)\)")
+PAGES = sorted(FOLDER.glob("*.md"))
 TAGS = {"setup", "exercise", "check", "hide-input", "hide-output"}
 
 
