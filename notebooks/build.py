@@ -1,6 +1,6 @@
 """Makes notebooks from their text: python notebooks/build.py [NN ...]; for a class: --student FOLDER
 
-NN_name.py is what people edit and review; NN_name.ipynb is made from it, executed, with its outputs. The hash of the text is
+text/NN_name.py is what people edit and review; NN_name.ipynb is made from it, executed, with its outputs. The hash of the text is
 kept in the notebook, so that a test sees without executing anything whether the two belong together.
 """
 
@@ -30,9 +30,13 @@ def text_hash(text: Path) -> str:
     return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
 
 
+def notebook_path(text: Path) -> Path:
+    return FOLDER / f"{text.stem}.ipynb"
+
+
 def is_current(text: Path) -> bool:
-    """Whether the notebook beside the text was made from it."""
-    path = text.with_suffix(".ipynb")
+    """Whether the notebook was made from the text as it is."""
+    path = notebook_path(text)
     return path.exists() and nbformat.read(path, as_version=4).metadata.get("text_sha256") == text_hash(text)
 
 
@@ -122,11 +126,11 @@ def main() -> None:
     parser.add_argument("--student", type=Path, metavar="FOLDER", help="write copies without solutions and outputs there instead")
     arguments = parser.parse_args()
 
-    texts = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+    texts = sorted(FOLDER.glob("text/*.py"))
     if arguments.number:
         texts = [text for text in texts if text.name[:2] in arguments.number]
         if missing := set(arguments.number) - {text.name[:2] for text in texts}:
-            sys.exit(f"no notebook {', '.join(sorted(missing))} in {FOLDER}")
+            sys.exit(f"no notebook {', '.join(sorted(missing))} in {FOLDER / 'text'}")
     elif not (arguments.all or arguments.check or arguments.student):
         texts = [text for text in texts if not is_current(text)]
 
@@ -139,7 +143,7 @@ def main() -> None:
         if wrong := execute(notebook):
             sys.exit(f"{text.stem}: {wrong}")
         if not arguments.check:
-            nbformat.write(notebook, text.with_suffix(".ipynb"))
+            nbformat.write(notebook, notebook_path(text))
         print(f"{text.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

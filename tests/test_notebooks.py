@@ -24,7 +24,7 @@ import tinyfcn
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
-TEXTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+TEXTS = sorted(FOLDER.glob("text/*.py"))
 STORIES = ("01", "02", "03", "04", "05", "06", "07", "08")  # follow one photograph, and fold what can wait
 BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(home|root|work|tmp|opt|usr|mnt|Users)/|\b[A-Z]:\\")
@@ -52,8 +52,12 @@ def cells_of(text: Path) -> list[Cell]:
     return cells
 
 
+def path_of(text: Path) -> Path:
+    return FOLDER / f"{text.stem}.ipynb"
+
+
 def notebook_of(text: Path) -> dict:
-    return json.loads(text.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    return json.loads(path_of(text).read_text(encoding="utf-8"))
 
 
 def exercises(text: Path) -> list[int]:
@@ -73,7 +77,7 @@ def solution_of(cell: Cell) -> str:
 
 def anchors_of(path: Path) -> set[str]:
     """What Jupyter and GitHub call a notebook's headings."""
-    pages = [cell.source for cell in cells_of(path.with_suffix(".py")) if cell.kind == "markdown"]
+    pages = [cell.source for cell in cells_of(FOLDER / "text" / f"{path.stem}.py") if cell.kind == "markdown"]
     headings = re.findall(r"^#+ (.*)$", "\n".join(pages), flags=re.MULTILINE)
     return {re.sub(r"[`*]", "", heading).strip().replace(" ", "-") for heading in headings}
 
@@ -101,7 +105,7 @@ stories = pytest.mark.parametrize("text", [text for text in TEXTS if text.name[:
 @notebooks
 def test_notebook_was_made_from_its_text(text):
     remedy = f"run: python notebooks/build.py {text.name[:2]}"
-    assert text.with_suffix(".ipynb").exists(), remedy
+    assert path_of(text).exists(), remedy
     notebook = notebook_of(text)
     found = hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
     assert notebook["metadata"].get("text_sha256") == found, remedy
@@ -121,7 +125,7 @@ def test_every_cell_was_executed_in_order_without_a_warning(text):
 
 @notebooks
 def test_notebook_is_small_and_names_no_machine(text):
-    path = text.with_suffix(".ipynb")
+    path = path_of(text)
     assert path.stat().st_size < BYTES
     for cell in notebook_of(text)["cells"]:
         shown = ["".join(cell["source"])]
@@ -141,7 +145,7 @@ def test_opening_predictions_and_the_way_on(text):
     assert re.search(r"Takes about \d+ minutes", "".join(pages[:3]))
     assert sum(page.count("**Predict.**") for page in pages) >= 2
     assert {tag for cell in cells for tag in cell.tags} <= TAGS
-    if following := list(FOLDER.glob(f"{number + 1:02}_*.py")):
+    if following := list(FOLDER.glob(f"text/{number + 1:02}_*.py")):
         assert f"]({following[0].stem}.ipynb)" in cells[-1].source, f"the last cell links to {following[0].stem}.ipynb"
 
 
@@ -205,7 +209,7 @@ def test_index_says_how_long_each_route_takes():
         hours, minutes = re.search(r", (\d+) h(?: (\d+) min)?\*\*", route).groups(default="0")
         rows = re.findall(r"\((\w+)\.ipynb\) \|.*\| (\d+) \|$", route, flags=re.MULTILINE)
         for stem, number in rows:
-            assert f"Takes about {number} minutes" in (FOLDER / f"{stem}.py").read_text(encoding="utf-8")
+            assert f"Takes about {number} minutes" in (FOLDER / "text" / f"{stem}.py").read_text(encoding="utf-8")
         assert sum(int(number) for _, number in rows) == 60 * int(hours) + int(minutes)
 
 
@@ -335,7 +339,7 @@ def test_progress_reads_what_the_checks_printed(tmp_path, capsys):
     notebook = notebook_of(TEXTS[0])
     first = next(cell for cell in notebook["cells"] if "check" in cell["metadata"].get("tags", []))
     first["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["Right!\n"]}]
-    (tmp_path / TEXTS[0].name).with_suffix(".ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / path_of(TEXTS[0]).name).write_text(json.dumps(notebook), encoding="utf-8")
     table["progress"](tmp_path)
     printed = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"  \[x\] count +right", printed[1]) and re.fullmatch(r"  \[ \] mean IU +not solved yet", printed[2])
