@@ -1,6 +1,6 @@
-"""Makes notebooks from their text: python notebooks/build.py [NN ...]
+"""Makes notebooks from their text: python notebooks/build.py [NN ...]; for a class: --student FOLDER
 
-NN_name.py is what people edit and review; NN_name.ipynb is made from it, executed, with its outputs. The hash of the text is
+text/NN_name.py is what people edit and review; NN_name.ipynb is made from it, executed, with its outputs. The hash of the text is
 kept in the notebook, so that a test sees without executing anything whether the two belong together.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,6 +21,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 FOLDER = Path(__file__).resolve().parent
+# nbgrader keeps what stands around these lines; what stands between them it replaces by a stub of its own.
+UNSOLVED = r"\1### BEGIN SOLUTION\n\1raise NotImplementedError\n\1### END SOLUTION"
 
 
 def text_hash(text: Path) -> str:
@@ -26,9 +30,13 @@ def text_hash(text: Path) -> str:
     return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
 
 
+def notebook_path(text: Path) -> Path:
+    return FOLDER / f"{text.stem}.ipynb"
+
+
 def is_current(text: Path) -> bool:
-    """Whether the notebook beside the text was made from it."""
-    path = text.with_suffix(".ipynb")
+    """Whether the notebook was made from the text as it is."""
+    path = notebook_path(text)
     return path.exists() and nbformat.read(path, as_version=4).metadata.get("text_sha256") == text_hash(text)
 
 
@@ -77,28 +85,65 @@ def make(text: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def student_copy(text: Path) -> nbformat.NotebookNode:
+    """The notebook without solutions and outputs; nbgrader reads in its cells' metadata what is answered and what is graded."""
+    notebook = make(text)
+    del notebook.metadata["text_sha256"]
+    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("<details><summary>Solution</summary>")]
+    for cell in notebook.cells:
+        cell.source = cell.source.replace('"../data/', '"data/')
+        answer, check = (tag in cell.metadata.get("tags", []) for tag in ("exercise", "check"))
+        if answer:
+            name = re.findall(r"^def (\w+)", cell.source, flags=re.MULTILINE)[-1]
+            cell.source = re.sub(r"^( +)raise NotImplementedError$", UNSOLVED, cell.source, flags=re.MULTILINE)
+        if answer or check:
+            role = {"solution": answer, "grade": check, "locked": check, "task": False, "schema_version": 3}
+            graded = {"grade_id": f"{name}-check", "points": 1} if check else {"grade_id": name}
+            cell.metadata["nbgrader"] = role | graded
+    return notebook
+
+
+def write_student_copies(texts: list[Path], folder: Path) -> None:
+    """The notebooks' student copies, and all that they need besides the package, into a folder that is new or empty."""
+    if folder.exists() and any(folder.iterdir()):
+        sys.exit(f"error: {folder} is not empty; name a folder that is new")
+    folder.mkdir(parents=True, exist_ok=True)
+    for helper in ("lesson.py", "progress.py"):
+        shutil.copyfile(FOLDER / helper, folder / helper)
+    for data in ("photographs", "results"):
+        shutil.copytree(
+            FOLDER.parent / "data" / data, folder / "data" / data, ignore=shutil.ignore_patterns("*.py", "__pycache__")
+        )
+    for text in texts:
+        nbformat.write(student_copy(text), folder / f"{text.stem}.ipynb")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make notebooks from their text, and execute them.")
     parser.add_argument("number", nargs="*", help="notebooks to make, as 07; without any, all whose text has changed")
     parser.add_argument("--all", action="store_true", help="all notebooks, for when the package has changed")
     parser.add_argument("--check", action="store_true", help="execute, all if no number is given, and write nothing")
+    parser.add_argument("--student", type=Path, metavar="FOLDER", help="write copies without solutions and outputs there instead")
     arguments = parser.parse_args()
 
-    texts = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+    texts = sorted(FOLDER.glob("text/*.py"))
     if arguments.number:
         texts = [text for text in texts if text.name[:2] in arguments.number]
         if missing := set(arguments.number) - {text.name[:2] for text in texts}:
-            sys.exit(f"no notebook {', '.join(sorted(missing))} in {FOLDER}")
-    elif not (arguments.all or arguments.check):
+            sys.exit(f"no notebook {', '.join(sorted(missing))} in {FOLDER / 'text'}")
+    elif not (arguments.all or arguments.check or arguments.student):
         texts = [text for text in texts if not is_current(text)]
 
+    if arguments.student:
+        write_student_copies(texts, arguments.student)
+        return
     os.environ["PYTHONWARNINGS"] = "default"  # also those that Python keeps from people by default
     for text in texts:
         notebook, start = make(text), time.perf_counter()
         if wrong := execute(notebook):
             sys.exit(f"{text.stem}: {wrong}")
         if not arguments.check:
-            nbformat.write(notebook, text.with_suffix(".ipynb"))
+            nbformat.write(notebook, notebook_path(text))
         print(f"{text.stem}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 project = html_title = "tinyfcn"
 author = "the authors of tinyfcn"
 root_doc = "README"
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_type_aliases = {"Array": "Array"}
@@ -23,8 +23,17 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 myst_heading_slug_func = methodcaller("replace", " ", "-")  # as Jupyter and GitHub make a heading's anchor
 
+copybutton_selector = "div:not(.output) > div.highlight > pre"  # of code, not of what it prints
+
 html_theme = "sphinx_book_theme"
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "home_page_in_toc": True}
+repository = ""  # the public repository's address, once there is one: each page then links to it
+html_theme_options = {
+    "home_page_in_toc": True,
+    "repository_url": repository,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "use_repository_button": bool(repository),
+}
 html_show_sourcelink = html_copy_source = False
 
 # MathJax in one file, which draws its glyphs itself. The package it comes from is an extension too, which would copy 24 MB.
@@ -38,7 +47,8 @@ html_context = {"default_mode": "auto"}
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
     """The sidebar's list stands here, since README.md is also read where nobody knows what a toctree is."""
     if page == root_doc:
-        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n[0-9]*\napi\n```\n"
+        for pages in ":glob:\n\n[0-9]*", ":caption: Beside them\n\nglossary\nmisconceptions\nteaching\napi":
+            source[0] += f"\n```{{toctree}}\n:hidden:\n{pages}\n```\n"
 
 
 def as_text(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:

@@ -6,8 +6,11 @@ Nothing here executes a notebook; `python notebooks/build.py --check` does. What
 import functools
 import hashlib
 import json
+import os
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +20,16 @@ import matplotlib
 import numpy as np
 import pytest
 
+import tinyfcn
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
-TEXTS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+TEXTS = sorted(FOLDER.glob("text/*.py"))
 STORIES = ("01", "02", "03", "04", "05", "06", "07", "08", "10", "11")  # open with a picture, and fold what can wait
 BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(home|root|work|tmp|opt|usr|mnt|Users)/|\b[A-Z]:\\")
 LINK = re.compile(r"\[[^]]*\]\(([^()\s]*(?:\([^()\s]*\))?[^()\s]*)\)")
+PAGES = sorted(FOLDER.glob("*.md"))
 TAGS = {"setup", "exercise", "check", "hide-input", "hide-output"}
 
 
@@ -46,8 +52,12 @@ def cells_of(text: Path) -> list[Cell]:
     return cells
 
 
+def path_of(text: Path) -> Path:
+    return FOLDER / f"{text.stem}.ipynb"
+
+
 def notebook_of(text: Path) -> dict:
-    return json.loads(text.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    return json.loads(path_of(text).read_text(encoding="utf-8"))
 
 
 def exercises(text: Path) -> list[int]:
@@ -67,13 +77,13 @@ def solution_of(cell: Cell) -> str:
 
 def anchors_of(path: Path) -> set[str]:
     """What Jupyter and GitHub call a notebook's headings."""
-    pages = [cell.source for cell in cells_of(path.with_suffix(".py")) if cell.kind == "markdown"]
+    pages = [cell.source for cell in cells_of(FOLDER / "text" / f"{path.stem}.py") if cell.kind == "markdown"]
     headings = re.findall(r"^#+ (.*)$", "\n".join(pages), flags=re.MULTILINE)
     return {re.sub(r"[`*]", "", heading).strip().replace(" ", "-") for heading in headings}
 
 
 def dead_links(markdown: str) -> list[str]:
-    """Links to anything but the web, a notebook that is there, or a heading that it has: no others work on the site as well."""
+    """Links to anything but the web, a picture, or a page that is there, or a heading that it has: no others work on the site."""
     markdown = re.sub(r"^```.*?^```$|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     dead = []
     for link in LINK.findall(markdown):
@@ -81,7 +91,8 @@ def dead_links(markdown: str) -> list[str]:
             continue
         name, _, anchor = link.partition("#")
         target = FOLDER / unquote(name)
-        found = target.suffix == ".ipynb" and target.parent == FOLDER and target.exists()
+        here = target.parent == FOLDER and target.suffix in ((".ipynb",) if anchor else (".ipynb", ".md"))
+        found = target.exists() and (here or target.suffix == ".jpg")
         if not found or (anchor and unquote(anchor) not in anchors_of(target)):
             dead.append(link)
     return dead
@@ -94,7 +105,7 @@ stories = pytest.mark.parametrize("text", [text for text in TEXTS if text.name[:
 @notebooks
 def test_notebook_was_made_from_its_text(text):
     remedy = f"run: python notebooks/build.py {text.name[:2]}"
-    assert text.with_suffix(".ipynb").exists(), remedy
+    assert path_of(text).exists(), remedy
     notebook = notebook_of(text)
     found = hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
     assert notebook["metadata"].get("text_sha256") == found, remedy
@@ -114,7 +125,7 @@ def test_every_cell_was_executed_in_order_without_a_warning(text):
 
 @notebooks
 def test_notebook_is_small_and_names_no_machine(text):
-    path = text.with_suffix(".ipynb")
+    path = path_of(text)
     assert path.stat().st_size < BYTES
     for cell in notebook_of(text)["cells"]:
         shown = ["".join(cell["source"])]
@@ -134,7 +145,7 @@ def test_opening_predictions_and_the_way_on(text):
     assert re.search(r"Takes about \d+ minutes", "".join(pages[:3]))
     assert sum(page.count("**Predict.**") for page in pages) >= 2
     assert {tag for cell in cells for tag in cell.tags} <= TAGS
-    if following := list(FOLDER.glob(f"{number + 1:02}_*.py")):
+    if following := list(FOLDER.glob(f"text/{number + 1:02}_*.py")):
         assert f"]({following[0].stem}.ipynb)" in cells[-1].source, f"the last cell links to {following[0].stem}.ipynb"
 
 
@@ -184,12 +195,22 @@ def test_a_figure_has_words_before_or_after_it(text):
             assert alternative, f"cell {index + 1}: an image without alternative text"
 
 
-@pytest.mark.skipif(not TEXTS, reason="no notebooks here")
-def test_index():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_of_a_page(page):
+    words = page.read_text(encoding="utf-8")
+    assert not dead_links(words)
+    assert page.name == "README.md" or f"]({page.name})" in (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page.name == "glossary.md" or not [text.stem for text in TEXTS if f"]({text.stem}.ipynb)" not in words]
+
+
+def test_index_says_how_long_each_route_takes():
     index = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert not dead_links(index)
-    for text in TEXTS:
-        assert f"]({text.stem}.ipynb)" in index
+    for route in re.findall(r"^\*\*(?:The core|Electives), .*?(?=^\*\*|^#|\Z)", index, flags=re.MULTILINE | re.DOTALL):
+        hours, minutes = re.search(r", (\d+) h(?: (\d+) min)?\*\*", route).groups(default="0")
+        rows = re.findall(r"\((\w+)\.ipynb\) \|.*\| (\d+) \|$", route, flags=re.MULTILINE)
+        for stem, number in rows:
+            assert f"Takes about {number} minutes" in (FOLDER / "text" / f"{stem}.py").read_text(encoding="utf-8")
+        assert sum(int(number) for _, number in rows) == 60 * int(hours) + int(minutes)
 
 
 @notebooks
@@ -278,3 +299,81 @@ def test_without_a_file_random_convolutions_see_in_place_of_vgg16s(lesson, capsy
     maps = lesson.see(net, lesson.photograph()[:40, :50], last="pool2")
     assert list(maps) == ["conv1_1", "conv1_2", "pool1", "conv2_1", "conv2_2", "pool2"]
     assert maps["pool2"].shape == (128, 10, 13) and maps["pool2"].std() > 0
+
+
+def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path, monkeypatch, lesson):
+    monkeypatch.setattr(tinyfcn, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ImportError, match=re.escape('run pip install -e ".[notebooks]"')):
+        runpy.run_path(str(FOLDER / "lesson.py"))
+
+
+def build(*arguments) -> None:
+    subprocess.run([sys.executable, FOLDER / "build.py", *arguments], check=True, timeout=60)
+
+
+def test_student_copies_hold_no_solution_and_say_what_is_graded(tmp_path):
+    pytest.importorskip("jupytext")
+    build("--student", tmp_path / "class")
+    for text in TEXTS:
+        notebook = json.loads((tmp_path / "class" / f"{text.stem}.ipynb").read_text(encoding="utf-8"))
+        words = "".join("".join(cell["source"]) for cell in notebook["cells"])
+        assert "<summary>Solution" not in words and "../" not in words
+        assert not any(cell.get("outputs") for cell in notebook["cells"])
+        graded = [cell for cell in notebook["cells"] if "nbgrader" in cell["metadata"]]
+        names = [name_of(cells_of(text)[index]) for index in exercises(text)]
+        ids = [cell["metadata"]["nbgrader"]["grade_id"] for cell in graded]
+        assert ids == [grade_id for name in names for grade_id in (name, f"{name}-check")]
+        for cell, grade_id in zip(graded, ids, strict=True):
+            role, check = cell["metadata"]["nbgrader"], grade_id.endswith("-check")
+            flags = {name: role[name] for name in ("solution", "grade", "locked", "task", "schema_version")}
+            assert flags == {"solution": not check, "grade": check, "locked": check, "task": False, "schema_version": 3}
+            assert role.get("points") == (1 if check else None) and re.fullmatch(r"[\w-]+", grade_id)
+            source = "".join(cell["source"])
+            part = r"with attempt\(\)" if check else r"BEGIN SOLUTION\n +raise NotImplementedError\n +### END SOLUTION$"
+            assert re.search(part, source)
+    assert (tmp_path / "class" / "data" / "photographs" / "chelsea.jpg").exists()
+
+
+def test_progress_reads_what_the_checks_printed(tmp_path, capsys):
+    table = runpy.run_path(str(FOLDER / "progress.py"))
+    notebook = notebook_of(TEXTS[0])
+    first = next(cell for cell in notebook["cells"] if "check" in cell["metadata"].get("tags", []))
+    first["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["Right!\n"]}]
+    (tmp_path / path_of(TEXTS[0]).name).write_text(json.dumps(notebook), encoding="utf-8")
+    table["progress"](tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"  \[x\] count +right", printed[1]) and re.fullmatch(r"  \[ \] mean IU +not solved yet", printed[2])
+    assert printed[-1] == "1 of 3 exercises are solved"
+
+
+def test_nbgrader_grades_a_notebook(tmp_path, monkeypatch):
+    """From the student copy to the points: a right answer, a wrong one, and two that nobody gave."""
+    pytest.importorskip("nbgrader")
+    from nbgrader.api import Gradebook
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # nbgrader calls alembic
+
+    def nbgrader(*arguments):
+        done = subprocess.run([sys.executable, "-m", "nbgrader", *arguments], capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+
+    text = TEXTS[2]
+    stubs = [cells_of(text)[index] for index in exercises(text)]
+    right = solution_of(cells_of(text)[exercises(text)[0] + 2])
+    wrong = runpy.run_path(str(ROOT / "tests" / "notebooks" / f"wrong_{text.name[:2]}.py"))["WRONG"][name_of(stubs[1])][0]
+    build(text.name[:2], "--student", tmp_path / "source" / "fcn")
+    nbgrader("generate_assignment", "fcn")
+    submitted = tmp_path / "submitted" / "ada" / "fcn"
+    shutil.copytree(tmp_path / "release" / "fcn", submitted)
+    notebook = json.loads((submitted / f"{text.stem}.ipynb").read_text(encoding="utf-8"))
+    answers = dict(zip((name_of(stub) for stub in stubs), (right, wrong), strict=False))
+    for cell in notebook["cells"]:
+        if answer := answers.get(cell["metadata"].get("nbgrader", {}).get("grade_id")):
+            cell["source"] = answer
+    (submitted / f"{text.stem}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    nbgrader("autograde", "fcn", "--create", "--Execute.timeout=300")
+    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db") as book:
+        grades = {grade.name: grade.auto_score for grade in book.find_submission_notebook(text.stem, "fcn", "ada").grades}
+    assert grades == {f"{name_of(stub)}-check": float(count == 0) for count, stub in enumerate(stubs)}

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "07_fcn.py"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "text" / "07_fcn.py"
 PAGES = re.findall(r"^# ```python\n(.*?)^# ```$", NOTEBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 OWN = re.sub(r"^# ?", "", PAGES[-1], flags=re.MULTILINE)  # the solution of the last exercise
 
