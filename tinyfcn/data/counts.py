@@ -26,7 +26,7 @@ from tinyfcn.data.voc import Dataset, VOCSegmentation
 from tinyfcn.errors import InputError
 from tinyfcn.files import write_text
 
-VERSION = 1  # of the cache
+VERSION = 2  # of the cache
 SMOOTH = 10  # values that are no classes, from which on they look like interpolated ones
 
 # What is known of a label: what its files were, the pixels of each value as written, and the palette's colour for each value.
