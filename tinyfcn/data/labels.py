@@ -5,7 +5,8 @@
     colours with three equal parts     the values
     other colours                      the index of each in VOC's colours
 
-A label map comes first: where it has all the colours of a picture (those of a palette, or the grey v as v,v,v), it tells their indices.
+A label map comes first: where it has all the colours of a picture (those of a palette, or the grey v as v,v,v), it tells the
+indices.
 What the values then mean is the set's matter: which is ignored, and whether 255 is a class (a mask of 0 and 255).
 """
 

@@ -130,7 +130,8 @@ class Files:
     def label(self, id_: str, image: Path | None = None) -> Path:
         """The label of an id, or where it should be."""
         name = f"{id_}{self.label_suffix}"
-        return self._labels.find(name, LABEL_SUFFIXES, image) or self.labels / f"{name}{LABEL_SUFFIXES[0]}"
+        places = (self.labels / f"{name}{suffix}" for suffix in LABEL_SUFFIXES)
+        return self._labels.find(name, LABEL_SUFFIXES, image) or next(place for place in places if place != image)
 
     def all(self) -> Iterator[Item]:
         """Each image in the folder of images, in the order of their names; with its label where there is one."""
