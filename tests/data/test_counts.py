@@ -101,7 +101,7 @@ def test_labels_that_count_from_1(tmp_path):
 
 def test_smoothly_resized_labels_are_recognised(tmp_path):
     message = error_of(make(tmp_path, {"a": list(range(0, 250, 10))}))
-    assert "24 of" not in message and "resized smoothly" in message
+    assert "24 of" not in message and "have smooth edges" in message
 
 
 def test_a_file_of_either_list_that_cannot_be_read_is_named(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -316,7 +317,7 @@ def test_masks_that_do_not_fit_their_names_or_images(tmp_path):
     assert "0.png has the value 2, but" in error_of(read_source, tmp_path / "in")
     assert imported(tmp_path / "in", tmp_path / "out", ignore=2)["train"][0][1].tolist() == [[0, 1, 255], [255, 1, 0]]
     photograph(tmp_path / "in/images/0.jpg")
-    assert "0.jpg of 3x2 pixels, but the image is 10x6" in error_of(imported, tmp_path / "in", tmp_path / "out2", ignore=2)
+    assert "masks/0.png is 3x2 pixels but" in error_of(imported, tmp_path / "in", tmp_path / "out2", ignore=2)
 
 
 def test_nothing_that_is_known(tmp_path):
@@ -395,3 +396,103 @@ def test_check_of_folders_without_lists(tmp_path, call):
     status, out, _ = call(data, "check", tmp_path, *options)
     assert status == 0 and "train: 3 images" in out and "no class names found" in out
     assert "warning: no pixel to train on for bird" in out
+
+
+# What a newcomer meets
+
+
+def drawn(root: Path, mask: np.ndarray, *more: np.ndarray) -> Path:
+    """A folder of five images and masks."""
+    pairs(root, "images/{}.jpg", "masks/{}.png", [mask, mask, mask, *(more or (mask,)), mask])
+    return root
+
+
+@pytest.mark.parametrize("names", ["", "ground\ncar\n", "car\n"])
+@pytest.mark.parametrize("white", [2, 128, 255])
+def test_two_values_are_two_classes_whatever_the_second_is(tmp_path, names, white):
+    root = drawn(tmp_path / "in", np.array([[0, white], [white, 0]], np.uint8))
+    if names:
+        (root / "classes.txt").write_text(names)
+    sets = imported(root, tmp_path / "out")
+    expected = {"": ("background", "foreground"), "car\n": ("background", "car")}.get(names, ("ground", "car"))
+    assert sets["train"].classes == expected and sets["train"][0][1].tolist() == [[0, 1], [1, 0]]
+
+
+def test_values_with_gaps_need_a_label_map(tmp_path):
+    root = drawn(tmp_path / "in", np.array([[0, 128, 255]], np.uint8))
+    message = error_of(read_source, root)
+    assert (
+        "have 3 values, 0, 128, 255, and no class names" in message and "name:128,128,128:: for each in labelmap.txt" in message
+    )
+    (root / "labelmap.txt").write_text("ground:0,0,0::\ncar:128,128,128::\ntree:255,255,255::\n")
+    assert imported(root, tmp_path / "out")["train"][0][1].tolist() == [[0, 1, 2]]
+
+
+def test_smooth_edges_of_masks_are_recognised(tmp_path):
+    root = drawn(tmp_path / "in", np.arange(0, 256, 2, dtype=np.uint8)[None])
+    assert "have 128 values, 0, 2, 4, 6, 8, 10 ... 254, and no class names: export labels again" in error_of(read_source, root)
+    (root / "classes.txt").write_text("ground\ncar\n")
+    assert "127 values are no classes: export labels again" in error_of(read_source, root)
+
+
+@pytest.mark.parametrize(
+    ("value", "only"), [(0, "only the class background is"), (255, "no pixel is"), (1, "only the class class1 is")]
+)
+def test_labels_with_nothing_to_tell_apart_leave_no_folder(tmp_path, call, value, only):
+    root = drawn(tmp_path / "in", np.full((2, 2), value, np.uint8))
+    status, _, error = call(data, "import", root, tmp_path / "out")
+    assert status == 2 and f"{only} labelled in the 4 images to train on" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("{}/images/{{}}.jpg", "{}/masks/{{}}.png"),
+        ("{}/{{}}.jpg", "{}annot/{{}}.png"),
+        ("{}_images/{{}}.JPG", "{}_masks/{{}}_mask.png"),
+        ("{}/{{}}.JPG", "{}/{{}}_gt.PNG"),
+        ("export/{}/{{}}.png", "export/{}_labels/{{}}.png"),
+    ],
+)
+def test_folders_of_the_splits(tmp_path, image, mask):
+    for split, number in (("train", 3), ("valid", 2)):
+        pairs(tmp_path / "in", image.format(split), mask.format(split), [INDICES] * number)
+    sets = imported(tmp_path / "in", tmp_path / "out")
+    assert {split: len(dataset) for split, dataset in sets.items()} == {"train": 3, "val": 2}
+    np.testing.assert_array_equal(sets["val"][1][1], INDICES)
+
+
+def test_images_without_a_label_are_counted(tmp_path):
+    labelme(tmp_path / "in", *"abc")
+    photograph(tmp_path / "in/d.JPG")
+    assert read_source(tmp_path / "in").notes == [
+        f"1 of 4 images are left out, since they have no label, as {tmp_path / 'in/d.JPG'}"
+    ]
+    root = drawn(tmp_path / "masks", INDICES)
+    photograph(root / "images/0.png")  # beside 0.jpg, whose label there is
+    assert "1 of 6 images are left out" in read_source(root).notes[-1] and "0.png" in read_source(root).notes[-1]
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("a.json", "{}")
+    assert "export.zip is a ZIP archive; unpack it" in error_of(read_source, tmp_path / "export.zip")
+
+
+def test_check_notes_what_has_no_score_and_no_label(tmp_path):
+    drawn(tmp_path / "in", INDICES)
+    (tmp_path / "in/masks/1.png").write_bytes(png(INDICES * 0))
+    for split, ids in (("train", "0\n1\n"), ("val", "2\n1\n")):
+        (tmp_path / f"in/{split}.txt").write_text(ids)
+    sets = {
+        split: VOCSegmentation(tmp_path / "in", f"{tmp_path}/in/{split}.txt", images="images", labels="masks")
+        for split in ("train", "val")
+    }
+    (tmp_path / "in/masks/2.png").write_bytes(png(INDICES % 2))
+    counts = dict(zip(sets, data.count_labels(*sets.values()), strict=True))
+    assert data._notes(sets, counts) == [
+        "note: val has no pixel of bicycle, and so no score",
+        "note: background is all that is labelled in 1 of 2 images in train, as in 1",
+        "note: background is all that is labelled in 1 of 2 images in val, as in 1",
+    ]

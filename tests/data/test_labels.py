@@ -119,3 +119,20 @@ def test_a_palette_tells_the_colours_of_the_indices_that_occur(tmp_path):
     image.putpalette([9, 9, 9, 1, 1, 1, 0, 128, 0])
     image.save(tmp_path / "label.png")
     assert decode_label(tmp_path / "label.png").colours == {0: (9, 9, 9), 2: (0, 128, 0)}
+
+
+def test_a_label_map_tells_the_indices_of_grey_values_and_of_palettes(tmp_path):
+    grey = {(0, 0, 0): 0, (128, 128, 128): 1, (255, 255, 255): 2}
+    for values, colours, indices in (([0, 128, 255], grey, [0, 1, 2]), ([0, 1, 255], MAP, [0, 1, 255])):
+        assert reread(tmp_path, Image.fromarray(np.array([values], np.uint8)), colours=colours).tolist() == [indices]
+    image = Image.fromarray(painted(PAINTED, MAP)).quantize(8)  # whose indices are in another order
+    assert not np.array_equal(np.asarray(image), PAINTED)
+    np.testing.assert_array_equal(reread(tmp_path, image, colours=MAP), PAINTED)
+
+
+def test_colours_of_smooth_edges_are_told_from_a_map_that_is_not_there(tmp_path):
+    assert "a line name:red,green,blue:: each (here 0,0,9; 9,0,0)" in error_of(
+        tmp_path, Image.fromarray(np.array([[[9, 0, 0], [0, 0, 9]]], np.uint8))
+    )
+    smooth = np.stack([np.arange(100), np.zeros(100), np.zeros(100)], 1)[None].astype(np.uint8)
+    assert "100 colours are those of smooth edges" in error_of(tmp_path, Image.fromarray(smooth))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tinyfcn.data import VOCSegmentation
+from tinyfcn.data.lists import Files
 from tinyfcn.errors import InputError
 
 
@@ -148,3 +149,12 @@ def test_ignored_values_and_masks(tmp_path):
         VOCSegmentation(tmp_path, mask=True)
     with pytest.raises(InputError, match="--ignore 256"):
         VOCSegmentation(tmp_path, ignore=256)
+
+
+def test_an_image_in_the_folder_of_labels_is_never_its_own_label(tmp_path):
+    for name in ("a.JPG", "a_gt.png", "b.png", "b_gt.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = {item.image.name: item.label.name for item in Files(tmp_path, ".", ".").all()}
+    assert found["a.JPG"] == "a.png" and found["b.png"] == "b.tif"  # where they should be
+    found = {item.image.name: item.label.name for item in Files(tmp_path, ".", ".", "_gt").all()}
+    assert found == {"a.JPG": "a_gt.png", "b.png": "b_gt.png"}

@@ -16,6 +16,10 @@ ROBOFLOW = 'Pixel Value, Class\n0, background\n1, car\n2, "road, paved"\n'
     ("name", "text", "names", "colours"),
     [
         ("classes.txt", "# mine\nground\n\ncar\n_background_\n", ("ground", "car", "_background_"), {}),
+        ("classes.txt", "# mine\nground,0\ncar, 1\n", ("ground", "car"), {}),
+        ("classes.txt", "1: car\n0: bare ground\n", ("bare ground", "car"), {}),
+        ("classes.txt", "class 0\nclass 1\n", ("class 0", "class 1"), {}),
+        ("classes.txt", "lane 1\nlane 2\n", ("lane 1", "lane 2"), {}),
         ("class_names.txt", "__ignore__\n_background_\ncar\n", ("background", "car"), {}),
         ("class_names.txt", "_background_\r\n#1 car\r\n", ("background", "#1 car"), {}),
         (

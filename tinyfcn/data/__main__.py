@@ -91,7 +91,7 @@ def main() -> None:
 
 def open_sets(root: Path, splits: tuple[str, ...] = (), **options: Any) -> dict[str, VOCSegmentation]:
     """The sets of a folder by their lists: those named, else all; without lists, train and val as `val_share` says."""
-    lists = sorted(path.stem for path in (root / LISTS).glob("*.txt"))
+    lists = sorted((path.stem for path in (root / LISTS).glob("*.txt")), key=lambda name: (name not in ("train", "val"), name))
     if lists or any(split not in ("train", "val") for split in splits):
         options.pop("val_share", None)
     return {split: VOCSegmentation(root, split, **options) for split in splits or lists or ("train", "val")}
@@ -113,8 +113,23 @@ def check(sets: dict[str, VOCSegmentation]) -> None:
     print()
     command.say(_table(sets, counts))
     train = sets.get("train") or next(iter(sets.values()))
-    for line in check_labels(train, sets.get("val")):
+    for line in check_labels(train, sets.get("val")) + _notes(sets, counts):
         command.say(line)
+
+
+def _notes(sets: dict[str, VOCSegmentation], counts: dict[str, np.ndarray]) -> list[str]:
+    """What a list lacks: a class to be scored, and labels other than the first class, as nobody has drawn them yet."""
+    lines = []
+    if "train" in sets and "val" in sets:
+        classes, learned, scored = sets["val"].classes, counts["train"].sum(axis=0), counts["val"].sum(axis=0)
+        if missing := [name for k, name in enumerate(classes) if learned[k] and not scored[k]]:
+            lines.append(f"note: val has no pixel of {', '.join(missing)}, and so no score")
+    for split, dataset in sets.items():
+        alone = np.flatnonzero(counts[split][:, 0].astype(bool) & ~counts[split][:, 1:IGNORE].any(axis=1))
+        if len(alone):
+            of = f"{len(alone)} of {len(dataset)} images in {split}, as in {dataset.ids[alone[0]]}"
+            lines.append(f"note: {dataset.classes[0]} is all that is labelled in {of}")
+    return lines
 
 
 def _unusable(dataset: VOCSegmentation) -> list[str]:

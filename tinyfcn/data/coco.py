@@ -58,6 +58,7 @@ def read(files: list[tuple[Path, Any]], root: Path) -> Source:
                     found[1],
                     partial(_label, path, image, annotations[image["id"]], index),
                     split,
+                    path,
                 )
             )
     return Source("COCO's JSON", classes, pictures)

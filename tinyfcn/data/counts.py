@@ -26,7 +26,8 @@ from tinyfcn.data.voc import Dataset, VOCSegmentation
 from tinyfcn.errors import InputError
 from tinyfcn.files import write_text
 
-VERSION = 1  # of the cache
+VERSION = 2  # of the cache
+NOTHING = "there is nothing to tell apart; label at least two classes, one of which may be the background"
 SMOOTH = 10  # values that are no classes, from which on they look like interpolated ones
 
 # What is known of a label: what its files were, the pixels of each value as written, and the palette's colour for each value.
@@ -63,10 +64,7 @@ def check_labels(train: Dataset | None, val: Dataset | None = None, bar: bool = 
 
 def _about_training(dataset: Dataset, counts: np.ndarray) -> list[str]:
     pixels = counts[:, : dataset.num_classes].sum(axis=0)
-    present = np.flatnonzero(pixels)
-    if len(present) < 2:
-        only = f"only the class {dataset.classes[present[0]]} is labelled" if len(present) else "no pixel is labelled"
-        raise InputError(f"{only} in the {len(dataset)} images of {_name(dataset)}: {_remedy(dataset, counts)}")
+    check_present(pixels, dataset.classes, f"{len(dataset)} images of {_name(dataset)}", _remedy(dataset, counts))
     lines = []
     missing = [name for name, number in zip(dataset.classes, pixels, strict=True) if not number]
     if missing:
@@ -77,6 +75,14 @@ def _about_training(dataset: Dataset, counts: np.ndarray) -> list[str]:
             " from 1 need a name for 0 before the others"
         )
     return lines
+
+
+def check_present(pixels: np.ndarray, classes: Sequence[str], where: str, remedy: str = NOTHING) -> None:
+    """Raise InputError where fewer than two classes have pixels to learn from."""
+    present = np.flatnonzero(pixels[: len(classes)])
+    if len(present) < 2:
+        only = f"only the class {classes[present[0]]} is labelled" if len(present) else "no pixel is labelled"
+        raise InputError(f"{only} in the {where}: {remedy}")
 
 
 def _about_scores(dataset: Dataset, counts: np.ndarray) -> list[str]:
@@ -102,7 +108,7 @@ def _remedy(dataset: Dataset, counts: np.ndarray) -> str:
                 f"its values are {' and '.join(map(str, sorted(values)))}, and {IGNORE} is ignored; if it is a class, add --mask"
             )
         return f"{IGNORE} is ignored; label classes with their indices, 0 to {dataset.num_classes - 1}"
-    return "there is nothing to tell apart; label at least two classes, one of which may be the background"
+    return NOTHING
 
 
 def _counted(dataset: Dataset) -> np.ndarray:
@@ -145,12 +151,19 @@ def _check_values(datasets: Sequence[VOCSegmentation], tables: Sequence[np.ndarr
     row = int(np.flatnonzero(table[:, wrong].any(axis=1))[0])
     value = next(value for value in wrong if table[row, value])
     files = sum(int(table[:, wrong].any(axis=1).sum()) for table in tables)
-    hint = ""
-    if 0 not in values and wrong == [dataset.num_classes]:
-        hint = "; 0 never occurs, so labels seem to count from 1: give 0 a name, such as background, before the others"
-    elif len(wrong) >= SMOOTH:
-        hint = f"; {len(wrong)} values are no classes: export labels again that were resized smoothly or saved as JPEG"
-    raise InputError(f"{dataset.no_class(dataset.items[row], value)}; so in {files} of {sum(map(len, tables))} labels{hint}")
+    why = hint(values.tolist(), wrong, dataset.classes)
+    raise InputError(f"{dataset.no_class(dataset.items[row], value)}; so in {files} of {sum(map(len, tables))} labels{why}")
+
+
+def hint(values: Sequence[int], wrong: Sequence[int], classes: Sequence[str]) -> str:
+    """What values that are no classes are likely to mean; `values` are all that occur."""
+    if list(wrong) == [len(classes)] and 0 not in values:
+        return "; 0 never occurs, so labels seem to count from 1: give 0 a name, such as background, before the others"
+    if list(wrong) == [len(classes)] and classes[0] != "background":
+        return f"; if 0 is the background and not {classes[0]}, name it before the others"
+    if len(wrong) >= SMOOTH:
+        return f"; {len(wrong)} values are no classes: export labels again that have smooth edges, or were saved as JPEG"
+    return ""
 
 
 # Reading, and what was read before

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from tinyfcn import progress
 from tinyfcn.data import coco, labelme, masks
+from tinyfcn.data.counts import check_present
 from tinyfcn.data.lists import IMAGE_SUFFIXES, IMAGES, LABELS, LISTS, split_items
 from tinyfcn.data.names import IGNORE, Colour
 from tinyfcn.data.pictures import image_size, write_label
 from tinyfcn.data.source import Picture, Source, read_json
 from tinyfcn.errors import InputError
 from tinyfcn.files import PARTIAL
+
+CHAFF = ("__MACOSX", ".DS_Store")  # what archives of a Mac have beside their folder
 
 
 def read_source(path: Path, **options: Any) -> Source:
@@ -27,6 +30,8 @@ def read_source(path: Path, **options: Any) -> Source:
     """
     if not path.exists():
         raise InputError(f"no such folder or file: {path}")
+    while path.is_dir() and (inner := _only_folder(path)):
+        path = inner  # as archives are often unpacked
     root = path if path.is_dir() else path.parent
     found: dict[str, list[tuple[Path, Any]]] = {"labelme": [], "coco": []}
     for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
@@ -38,12 +43,29 @@ def read_source(path: Path, **options: Any) -> Source:
         elif isinstance(content, dict) and set(content) >= coco.FIELDS:
             found["coco"].append((file, content))
     if found["labelme"]:
-        return labelme.read(found["labelme"], root)
-    if found["coco"]:
-        return coco.read(found["coco"], root)
-    if not path.is_dir():
+        source = labelme.read(found["labelme"], root)
+    elif found["coco"]:
+        source = coco.read(found["coco"], root)
+    elif path.is_dir():
+        source = masks.read(root, **options)
+    else:
         raise InputError(f"{path} is JSON of neither labelme nor COCO; give one of these, or a folder of images and masks")
-    return masks.read(root, **options)
+    return source._replace(notes=source.notes + _left_out(source))
+
+
+def _only_folder(path: Path) -> Path | None:
+    inside = [entry for entry in path.iterdir() if entry.name not in CHAFF]
+    known = masks.IMAGE_FOLDERS + masks.LABEL_FOLDERS
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name not in known else None
+
+
+def _left_out(source: Source) -> list[str]:
+    """A note on the images that lie beside labelled ones, and have no label."""
+    used = {path for picture in source.pictures for path in (picture.image, picture.origin)}
+    folders = sorted({picture.image.parent for picture in source.pictures if isinstance(picture.image, Path)})
+    beside = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    others = [path for path in beside if path not in used]
+    return [f"{len(others)} of {len(beside)} images are left out, since they have no label, as {others[0]}"] if others else []
 
 
 def write_source(source: Source, out: Path, val_share: float = 0.2, seed: int = 0) -> dict[str, int]:
@@ -62,8 +84,10 @@ def write_source(source: Source, out: Path, val_share: float = 0.2, seed: int = 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=out.parent) as scratch:
         home = Path(scratch, "set")
-        for picture in tqdm(pictures, "writing", leave=False, unit=" images"):
-            _write(picture, home, source.colours)
+        bar = progress.bar(pictures, "writing", len(pictures), " images")
+        pixels = {picture.id: _write(picture, home, source.colours) for picture in bar}
+        learned = np.sum([pixels[picture.id] for picture in splits["train"]], axis=0)
+        check_present(learned, source.classes, f"{len(splits['train'])} images to train on")
         (home / LISTS).mkdir(parents=True)
         for split, chosen in splits.items():
             (home / LISTS / f"{split}.txt").write_text("".join(f"{picture.id}\n" for picture in chosen), encoding="utf-8")
@@ -82,7 +106,8 @@ def names_file(source: Source) -> str:
     return "labelmap.txt" if source.colours else "classes.txt"
 
 
-def _write(picture: Picture, home: Path, colours: tuple[Colour, ...] | None) -> None:
+def _write(picture: Picture, home: Path, colours: tuple[Colour, ...] | None) -> np.ndarray:
+    """Write an image and its label; returns the label's pixels by class."""
     source = picture.image
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     image = home / IMAGES / f"{picture.id}{suffix if suffix in IMAGE_SUFFIXES else IMAGE_SUFFIXES[0]}"
@@ -97,6 +122,7 @@ def _write(picture: Picture, home: Path, colours: tuple[Colour, ...] | None) -> 
         shutil.copyfile(source, image)
     indices: np.ndarray = picture.label(size)
     write_label(label, indices, colours)
+    return np.bincount(indices.ravel(), minlength=256)
 
 
 def _unique(pictures: Sequence[Picture]) -> list[Picture]:

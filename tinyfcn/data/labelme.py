@@ -32,7 +32,7 @@ def read(files: list[tuple[Path, Any]], root: Path) -> Source:
     classes = (*names, *missing)
     ids = (path.relative_to(root).with_suffix("").as_posix() for path, _ in files)
     pictures = [
-        Picture(id_, image_of(path, content), partial(_label, path, content, classes))
+        Picture(id_, image_of(path, content), partial(_label, path, content, classes), origin=path)
         for id_, (path, content) in zip(ids, files, strict=True)
     ]
     return Source("labelme's JSON", classes, pictures)

@@ -3,8 +3,10 @@
     palette                            the indices, whatever the colours
     grey of 1, 2, 4, 8 or 16 bits      the values, up to 255
     colours with three equal parts     the values
-    other colours                      the index of each in the label map, or in VOC's colours
+    other colours                      the index of each in VOC's colours
 
+A label map comes first: where it has all the colours of a picture (those of a palette, or the grey v as v,v,v), it tells the
+indices.
 What the values then mean is the set's matter: which is ignored, and whether 255 is a class (a mask of 0 and 255).
 """
 
@@ -17,12 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
-from tinyfcn.data.names import Colour
+from tinyfcn.data.names import IGNORE, Colour
 from tinyfcn.data.pictures import opened, palette
 from tinyfcn.errors import InputError
 
 KINDS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY = ("JPEG", "WEBP")  # recognised, so that the reason can be given
+SMOOTH = 64  # colours in one picture, from which on they look like those of smooth edges
 GREY = {"L;2": 85, "L;4": 17}  # what Pillow has multiplied the values of fewer bits with
 
 PathLike = str | Path
@@ -57,11 +60,15 @@ def decode_label(path: PathLike, colours: Mapping[Colour, int] | None = None) ->
             indices = np.array(image)
             table = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
             present = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
-            return Label(indices, {int(k): _colour(table[k]) for k in present if k < len(table)})
+            shown = {int(k): _colour(table[k]) for k in present if k < len(table)}
+            mapped = _mapped(indices, shown, colours)
+            return Label(indices, shown) if mapped is None else Label(mapped)
         raw = str(image.tile[0][3]) if isinstance(image, PngImageFile) else ""  # before the pixels are read
         pixels = np.asarray(image)
         if image.mode in ("1", "L"):
-            return Label(np.array(pixels, np.uint8) if image.mode == "1" else pixels // GREY.get(raw, 1))
+            values = np.array(pixels, np.uint8) if image.mode == "1" else pixels // GREY.get(raw, 1)
+            mapped = _mapped(values, {int(k): (int(k),) * 3 for k in np.unique(values)}, colours)
+            return Label(values if mapped is None else mapped)
         if image.mode.startswith("I") or pixels.dtype == np.uint16:
             return Label(_small(pixels, path))
         if image.mode in ("LA", "RGB", "RGBA"):
@@ -70,6 +77,16 @@ def decode_label(path: PathLike, colours: Mapping[Colour, int] | None = None) ->
             values = np.repeat(pixels[..., :1], 3, 2) if image.mode == "LA" else pixels[..., :3]
             return Label(_of_colours(values, colours or {}, path))
         raise InputError(f"{path} is a label of mode {image.mode}; export it as a palette, grey or RGB PNG")
+
+
+def _mapped(values: np.ndarray, shown: Mapping[int, Colour], colours: Mapping[Colour, int] | None) -> np.ndarray | None:
+    """The indices of values that are shown in these colours, where the label map has all of them; 255 may stay what it is."""
+    if not colours or not all(colour in colours or value == IGNORE for value, colour in shown.items()):
+        return None
+    table = np.arange(256, dtype=np.uint8)
+    table[list(shown)] = [colours.get(colour, IGNORE) for colour in shown.values()]
+    indices: np.ndarray = table[values]
+    return indices
 
 
 def _small(pixels: np.ndarray, path: PathLike) -> np.ndarray:
@@ -91,12 +108,17 @@ def _of_colours(pixels: np.ndarray, colours: Mapping[Colour, int], path: PathLik
         if all(colour in table for colour in found):
             return np.array([table[colour] for colour in found], np.uint8)[inverse]
     table = colours or vocs
-    strange = next(colour for colour in found if colour not in table)
-    row, column = (int(k) for k in np.argwhere(codes == present[found.index(strange)])[0])
+    strange = [colour for colour in found if colour not in table]
+    row, column = (int(k) for k in np.argwhere(codes == present[found.index(strange[0])])[0])
+    others = f" and {len(strange) - 1} others" if len(strange) > 1 else ""
+    if len(found) >= SMOOTH:
+        remedy = f"{len(found)} colours are those of smooth edges: export the labels without antialiasing, and not as JPEG"
+    else:
+        listed = "; ".join(",".join(map(str, colour)) for colour in found)
+        remedy = f"give all colours in labelmap.txt, a line name:red,green,blue:: each (here {listed}), or export class indices"
     raise InputError(
-        f"{path} has the colour {','.join(map(str, strange))} at row {row}, column {column}, which is"
-        f" {'not in the label map' if colours else 'none of VOC' + chr(39) + 's'};"
-        " give all colours in labelmap.txt (a line name:red,green,blue:: each), or export class indices"
+        f"{path} has the colour {','.join(map(str, strange[0]))} at row {row}, column {column}{others}, which"
+        f" {'are' if others else 'is'} {'not in the label map' if colours else 'none of VOC' + chr(39) + 's'}; {remedy}"
     )
 
 

@@ -65,14 +65,14 @@ class Tree:
         self.root = root
         self._entries: dict[Path, dict[str, Path]] = {}
 
-    def find(self, name: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-        """The file that `name` and one of the suffixes make, the first that is there."""
+    def find(self, name: str, suffixes: Sequence[str] = ("",), other_than: Path | None = None) -> Path | None:
+        """The file that `name` and one of the suffixes make, the first that is there and is not `other_than`."""
         *folders, last = name.split("/")
         folder: Path | None = self.root
         for part in folders:
             folder = folder and self._list(folder).get(_key(part))
         candidates = (self._list(folder).get(_key(last + suffix)) for suffix in suffixes) if folder else ()
-        return next((path for path in candidates if path and isfile(path)), None)
+        return next((path for path in candidates if path and path != other_than and isfile(path)), None)
 
     def find_end(self, path: str) -> Path | None:
         """The file at the longest end of a path that is there."""
@@ -130,8 +130,8 @@ class Files:
     def label(self, id_: str, image: Path | None = None) -> Path:
         """The label of an id, or where it should be."""
         name = f"{id_}{self.label_suffix}"
-        suffixes = [suffix for suffix in LABEL_SUFFIXES if image != self.labels / f"{name}{suffix}"]
-        return self._labels.find(name, suffixes) or self.labels / f"{name}{LABEL_SUFFIXES[0]}"
+        places = (self.labels / f"{name}{suffix}" for suffix in LABEL_SUFFIXES)
+        return self._labels.find(name, LABEL_SUFFIXES, image) or next(place for place in places if place != image)
 
     def all(self) -> Iterator[Item]:
         """Each image in the folder of images, in the order of their names; with its label where there is one."""

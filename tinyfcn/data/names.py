@@ -1,6 +1,6 @@
 """The names of a set's classes, as annotation tools write them, and VOC's where there are none.
 
-classes.txt         a name a line, index 0 first; lines that begin with # are for people
+classes.txt         a name a line, index 0 first, or each with its index; lines that begin with # are for people
 class_names.txt     the same, by labelme: __ignore__ comes before index 0, and _background_ is the background
 labelmap.txt        name:red,green,blue:parts:actions, by CVAT and Datumaro; the labels are in these colours
 _classes.csv        Pixel Value, Class; by Roboflow
@@ -9,6 +9,7 @@ _classes.csv        Pixel Value, Class; by Roboflow
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os.path import lexists
@@ -78,7 +79,13 @@ def plain_name(name: str) -> str:
 
 
 def _classes_txt(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    return tuple(line for line in lines_of(path) if not line.startswith("#")), {}
+    lines = [line for line in lines_of(path) if not line.startswith("#")]
+    for pattern in (r"(?P<index>\d+)[\s:,;=]+(?P<name>.+)", r"(?P<name>.+?)[\s:,;=]+(?P<index>\d+)"):
+        found = [match for line in lines if (match := re.fullmatch(pattern, line, re.ASCII))]
+        numbered = {int(match["index"]): match["name"] for match in found}
+        if sorted(numbered) == list(range(len(lines))) == list(range(len(set(numbered.values())))):
+            return tuple(numbered[index] for index in range(len(lines))), {}
+    return tuple(lines), {}
 
 
 def _class_names_txt(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Picture(NamedTuple):
     image: Path | bytes
     label: Callable[[tuple[int, int]], np.ndarray]  # of the image's (height, width): class indices, (H, W) uint8
     split: str = ""  # train, val or test, where the source says so
+    origin: Path = Path()  # the file that the label is from
 
 
 class Source(NamedTuple):
@@ -37,6 +39,8 @@ class Source(NamedTuple):
 
 def read_json(path: Path) -> Any:
     """What a JSON file of a tool says; it may be large, since it may hold pictures."""
+    if is_zipfile(path):
+        raise InputError(f"{path} is a ZIP archive; unpack it, and give the folder")
     try:
         check_regular(path)
         if path.stat().st_size > LARGEST:

@@ -148,7 +148,7 @@ class VOCSegmentation:
     def __getitem__(self, index: int) -> Pair:
         item = self.items[index]
         image, label = read_image(item.image), self.meaning(decode_label(item.label, self.colours).indices)
-        _check_sizes(item, image.shape[:2], label.shape)
+        check_sizes(item, image.shape[:2], label.shape)
         wrong = label[(label >= self.num_classes) & (label != IGNORE)]
         if wrong.size:
             raise InputError(self.no_class(item, int(wrong[0])))
@@ -166,7 +166,7 @@ class VOCSegmentation:
         """A label as it is written; only the first bytes of its image are read, to compare their sizes."""
         item = self.items[index]
         label = decode_label(item.label, self.colours)
-        _check_sizes(item, image_size(item.image), label.indices.shape)
+        check_sizes(item, image_size(item.image), label.indices.shape)
         return label
 
     def no_class(self, item: Item, value: int) -> str:
@@ -256,7 +256,8 @@ def _check_files(items: Sequence[Item], files: Files, list_path: Path) -> None:
             )
 
 
-def _check_sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+def check_sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+    """Raise InputError where a label has not the (height, width) of its image."""
     if image != label:
         raise InputError(
             f"{item.label} is {label[1]}x{label[0]} pixels but {item.image} is {image[1]}x{image[0]}"
