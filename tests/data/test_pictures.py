@@ -60,7 +60,7 @@ def test_other_kinds_are_refused(tmp_path, kind):
     if kind == "JPEG2000" and not features.check("jpg_2000"):
         pytest.skip("Pillow was built without JPEG 2000")
     Image.new("RGB", (16, 16), RED).save(tmp_path / "photo.png", format=kind)
-    for read in (read_image, read_label, pictures.check_image):
+    for read in (read_image, read_label, pictures.image_size):
         with pytest.raises(InputError, match="photo.png as a picture"):
             read(tmp_path / "photo.png")
 
@@ -77,7 +77,7 @@ def png_of(path: Path, width: int, height: int) -> Path:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("read", [read_image, read_label, pictures.check_image])
+@pytest.mark.parametrize("read", [read_image, read_label, pictures.image_size])
 def test_a_picture_that_is_too_large_is_not_read(tmp_path, read):
     path = png_of(tmp_path / "huge.png", 30_000, 20_000)
     with pytest.raises(InputError) as caught:
@@ -89,9 +89,9 @@ def test_a_picture_that_is_too_large_is_not_read(tmp_path, read):
 @pytest.mark.filterwarnings("error")
 def test_the_limit_is_the_user_s(tmp_path):
     """And only the user's: Pillow warns from 89 million pixels on, and refuses from 179 million on."""
-    pictures.check_image(png_of(tmp_path / "large.png", 10_000, 10_000))
+    pictures.image_size(png_of(tmp_path / "large.png", 10_000, 10_000))
     pictures.set_max_pixels(600_000_000)
-    pictures.check_image(png_of(tmp_path / "huge.png", 30_000, 20_000))
+    pictures.image_size(png_of(tmp_path / "huge.png", 30_000, 20_000))
     pictures.set_max_pixels(12)
     for width, allowed in ((4, True), (5, False)):
         Image.new("RGB", (width, 3)).save(tmp_path / "small.png")

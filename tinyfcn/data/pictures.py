@@ -81,12 +81,6 @@ def image_size(path: PathLike) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def check_image(path: PathLike) -> None:
-    """Raise what `read_image` would, as far as a picture's first bytes show it."""
-    with opened(path, "image", PHOTOGRAPHS):
-        pass
-
-
 def write_label(path: PathLike, label: np.ndarray, colours: Sequence[Sequence[int]] | None = None) -> None:
     """Write (H, W) integers in 0..255 as an index PNG: `labels.read_label` gives them back. Its palette is VOC's, or `colours`.
 
