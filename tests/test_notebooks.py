@@ -308,7 +308,7 @@ def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path
 
 
 def build(*arguments) -> None:
-    subprocess.run([sys.executable, FOLDER / "build.py", *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, FOLDER / "build.py", *arguments], check=True, timeout=300)
 
 
 def test_student_copies_hold_no_solution_and_say_what_is_graded(tmp_path):
