@@ -205,12 +205,15 @@ def test_links_of_a_page(page):
 
 def test_index_says_how_long_each_route_takes():
     index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    listed = []
     for route in re.findall(r"^\*\*(?:The core|Electives), .*?(?=^\*\*|^#|\Z)", index, flags=re.MULTILINE | re.DOTALL):
         hours, minutes = re.search(r", (\d+) h(?: (\d+) min)?\*\*", route).groups(default="0")
         rows = re.findall(r"\((\w+)\.ipynb\) \|.*\| (\d+) \|$", route, flags=re.MULTILINE)
         for stem, number in rows:
             assert f"Takes about {number} minutes" in (FOLDER / "text" / f"{stem}.py").read_text(encoding="utf-8")
         assert sum(int(number) for _, number in rows) == 60 * int(hours) + int(minutes)
+        listed += [stem for stem, _ in rows]
+    assert sorted(listed) == [text.stem for text in TEXTS]
 
 
 @notebooks
@@ -308,7 +311,7 @@ def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path
 
 
 def build(*arguments) -> None:
-    subprocess.run([sys.executable, FOLDER / "build.py", *arguments], check=True, timeout=60)
+    subprocess.run([sys.executable, FOLDER / "build.py", *arguments], check=True, timeout=300)
 
 
 def test_student_copies_hold_no_solution_and_say_what_is_graded(tmp_path):
