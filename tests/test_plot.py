@@ -52,6 +52,15 @@ def test_curves_have_plain_numbers_and_their_legends_beside_them(figures, tmp_pa
     assert "20,000" in [label.get_text() for label in left.get_xticklabels()]
 
 
+@pytest.mark.parametrize("losses", [[], [0.0], [123456.0]])
+def test_curves_may_be_short(figures, tmp_path, losses):
+    with Log(tmp_path / "log.csv", 0) as log:
+        for step, loss in enumerate(losses, 1):
+            log.write({"step": step, "lr": 0.1, "loss": loss, "images_per_s": 3})
+    plot.curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize("number", [2, 21, 60])
 def test_a_confusion_matrix_shows_shares_of_rows(figures, tmp_path, number):
     counts = np.random.default_rng(number).integers(0, 1000, (number, number))

@@ -16,6 +16,7 @@ from tinyfcn.files import replacing
 from tinyfcn.parallel import PIECE, split_evenly
 from tinyfcn.report import Row, read_log
 
+LEAST = 1e-12  # loss that a logarithmic axis shows: a batch without a labelled pixel has none
 NUMBERED = 21  # classes up to which a confusion matrix has room for numbers
 LETTERS = 12  # pixels: the least height of a legend's text
 
@@ -143,8 +144,9 @@ def curves(log: str | Path, path: str | Path) -> None:
     rows = read_log(Path(log))
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    left.plot(*_series(rows, "loss"), color="tab:blue", linewidth=1, label="training")
-    left.plot(*_series(rows, "validation_loss"), color="tab:orange", marker="o", markersize=4, label="validation")
+    for name, style in (("loss", {"linewidth": 1}), ("validation_loss", {"marker": "o", "markersize": 4})):
+        steps, losses = _series(rows, name)
+        left.plot(steps, np.maximum(losses, LEAST), label="validation" if "validation" in name else "training", **style)
     left.set(xlabel="step", ylabel="loss", yscale="log", xlim=(0, None))
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_minor_formatter(NullFormatter())
