@@ -39,7 +39,6 @@ def few_bytes(xp):
     pool = xp.get_default_memory_pool()
 
     def limit(size):
-        backend.why_no_gpu()  # the first product of a thread takes cuBLAS's workspace, 17 MB, from the pool
         gc.collect()
         pool.free_all_blocks()
         pool.set_limit(size=pool.total_bytes() + size)

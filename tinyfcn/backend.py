@@ -132,7 +132,8 @@ def why_no_gpu() -> str | None:
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return "CUDA finds no device"
         x = cupy.asarray(np.ones((2, 2), np.float32))
-        noise = random_generator(cupy, 0).random((2, 2), dtype=np.float32)
+        numbers = cupy.random.Generator(cupy.random.Philox4x3210(0, size=4))  # of states, 64 bytes each
+        noise = numbers.random((2, 2), dtype=np.float32)
         (x @ x + noise).get()  # takes cuBLAS, cuRAND and the compiler, so that what is missing is known here
         return None
     except ModuleNotFoundError as error:

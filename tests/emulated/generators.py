@@ -11,7 +11,7 @@ from emulated import runtime
 
 
 class BitGenerator:
-    def __init__(self, seed: Any = None) -> None:
+    def __init__(self, seed: Any = None, *, size: int = -1) -> None:
         self.numpy = np.random.Philox(seed)
 
 
