@@ -123,7 +123,11 @@ def test_a_palette_tells_the_colours_of_the_indices_that_occur(tmp_path):
 
 def test_a_label_map_tells_the_indices_of_grey_values_and_of_palettes(tmp_path):
     grey = {(0, 0, 0): 0, (128, 128, 128): 1, (255, 255, 255): 2}
-    for values, colours, indices in (([0, 128, 255], grey, [0, 1, 2]), ([0, 1, 255], MAP, [0, 1, 255])):
+    for values, colours, indices in (
+        ([0, 128, 255], grey, [0, 1, 2]),
+        ([0, 1, 255], MAP, [0, 1, 255]),
+        ([0, 255], {(0, 0, 0): 3}, [3, 255]),
+    ):
         assert reread(tmp_path, Image.fromarray(np.array([values], np.uint8)), colours=colours).tolist() == [indices]
     image = Image.fromarray(painted(PAINTED, MAP)).quantize(8)  # whose indices are in another order
     assert not np.array_equal(np.asarray(image), PAINTED)

@@ -67,7 +67,8 @@ def decode_label(path: PathLike, colours: Mapping[Colour, int] | None = None) ->
         pixels = np.asarray(image)
         if image.mode in ("1", "L"):
             values = np.array(pixels, np.uint8) if image.mode == "1" else pixels // GREY.get(raw, 1)
-            mapped = _mapped(values, {int(k): (int(k),) * 3 for k in np.unique(values)}, colours)
+            grey = {int(k): (int(k),) * 3 for k in np.flatnonzero(np.bincount(values.ravel()))} if colours else {}
+            mapped = _mapped(values, grey, colours)
             return Label(values if mapped is None else mapped)
         if image.mode.startswith("I") or pixels.dtype == np.uint16:
             return Label(_small(pixels, path))
