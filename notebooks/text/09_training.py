@@ -201,7 +201,7 @@ figure, axis = plt.subplots(figsize=(8, 2.6))
 axis.plot(*smooth(losses))
 axis.axhline(np.log(4), color=BLACK, lw=1, ls=":", label="log 4: knows nothing")
 axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
-axis.set_title("A plateau at log 4, then it begins to see")
+axis.set_title("Below log 4, it knows something")
 axis.legend(frameon=False);
 
 # %% [markdown]
@@ -217,9 +217,6 @@ classifier.save(trunk)
 # Now slide the classifier over a larger picture. You need not cut crops: `fc6` becomes a convolution by 3x3, `fc7`
 # and `fc8` become 1x1 ([notebook 4](04_fully_connected.ipynb)), and the result is an FCN-32s with four classes. Not a
 # single weight is new and not a single step of training has been done.
-#
-# **Predict.** Take the pixels that lie on an animal, in pictures with up to three. For how many of them is this
-# network's highest score the right word? With its eyes shut it would be a quarter.
 
 # %%
 VAL = [draw(np.random.default_rng([2, k]), 1 + k % 3)[:2] for k in range(64)]
@@ -228,6 +225,10 @@ heat = Small32s(len(ANIMALS), WIDTH, "same", hidden=HIDDEN)
 renamed = {name.replace("fc8", "score_fr"): p.copy() for name, p in classifier.params.items()}
 renamed["score_fr.weight"] = renamed["score_fr.weight"][:, :, None, None]  # (4, 128, 1, 1)
 heat.assign(renamed, None, source="the classifier")
+
+# %% [markdown]
+# **Predict.** Take the pixels that lie on an animal, in pictures with up to three. For how many of them is this
+# network's highest score the right word? With its eyes shut it would be a quarter.
 
 # %% tags=["hide-output"]
 hits = [1 + predict(heat, image) == label for image, label in VAL]
