@@ -52,7 +52,8 @@ def test_a_cupy_that_does_not_start_is_told_from_none(monkeypatch):
     assert backend.why_no_gpu() == "libcublas.so.12: not found"
 
 
-PHILOX = SimpleNamespace(Philox4x3210=np.random.Philox, Generator=np.random.Generator)  # of CuPy's numbers, what is drawn from
+# Of CuPy's numbers, what is drawn from.
+PHILOX = SimpleNamespace(Philox4x3210=lambda seed, size: np.random.Philox(seed), Generator=np.random.Generator)
 
 
 class Broken:
