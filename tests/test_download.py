@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -286,10 +287,11 @@ def test_an_address_that_leads_nowhere(call, tmp_path, url):
     assert status == 2 and len(errors(err)) == 1 and list(tmp_path.iterdir()) == []
 
 
+EVIL_PATH = Path(tempfile.gettempdir(), "evil")
 EVIL = [
     special("../evil", size=5),
     special(f"{HOME}/JPEGImages/../../../../evil", size=5),
-    special("/tmp/evil", size=5),
+    special(EVIL_PATH.as_posix(), size=5),
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.SYMTYPE, "../../../../evil"),
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
     special(f"{HOME}/JPEGImages/link.jpg", tarfile.LNKTYPE, "../evil"),
@@ -306,7 +308,7 @@ def test_an_archive_that_reaches_outside(call, server, tmp_path, member):
     status, out, err = call(root=root)
     assert status == 2 and not out and len(errors(err)) == 1 and "voc.tar.part cannot be unpacked" in err
     assert [path.name for path in root.iterdir()] == ["voc.tar.part"]
-    assert not list(tmp_path.rglob("*evil*")) and not Path("/tmp/evil").exists()
+    assert not list(tmp_path.rglob("*evil*")) and not EVIL_PATH.exists()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_free, making, read_json
 from tinyfcn.inference import assess, draw_predictions, examples, load_network
 from tinyfcn.ranks import Ranks, together
-from tinyfcn.report import Metrics, device_line, open_device, report
+from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import paths, read_config
 from tinyfcn.values import SUBSET
 
@@ -79,13 +79,12 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
     }
     if not _is_of(out / METRICS, what):
         check_free([out / name for name in (METRICS, PREDICTIONS, CONFUSION)], options.overwrite)
-    ranks.use_own_gpu(open_device(options.device))
+    ranks.use_own_gpu(options.device)
     net, description = load_network(options.run, options.device)
     dataset = open_dataset(data, split, subset, subset_seed, **reading)
-    if data != "shapes":
-        for line in check_labels(None, dataset, bar=not ranks.rank):
-            if not ranks.rank:
-                command.say(line)
+    if data != "shapes" and not ranks.rank:
+        for line in check_labels(None, dataset, bar=True):
+            command.say(line)
     classes = description.classes
     if dataset.num_classes != net.num_classes or (classes and dataset.classes != tuple(map(one_line, classes))):
         raise InputError(

@@ -23,7 +23,7 @@ from tinyfcn.files import check_free, making, replacing
 from tinyfcn.inference import MARGIN, MAX_SIDE, STRIDE, Predictor, load
 from tinyfcn.progress import bar
 from tinyfcn.ranks import Ranks, together
-from tinyfcn.report import device_line, open_device
+from tinyfcn.report import device_line
 from tinyfcn.values import SIDE, whole
 
 # What is written of a photograph: the end of the file's name, and what it is called.
@@ -86,7 +86,7 @@ def _predict(options: argparse.Namespace, ranks: Ranks) -> int:
     kinds += ["probabilities"] * options.probabilities
     targets = [{kind: options.out / f"{image.stem}{KINDS[kind][0]}" for kind in kinds} for image in images]
     _check_targets(images, [path for some in targets for path in some.values()], options.overwrite)
-    ranks.use_own_gpu(open_device(options.device))
+    ranks.use_own_gpu(options.device)
     trained = load(options.run, options.device)
     trained = trained._replace(
         zoom=options.zoom or trained.zoom, max_side=options.max_side or trained.max_side, tile=options.tile

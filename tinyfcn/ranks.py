@@ -30,6 +30,7 @@ from tinyfcn.backend import Array, array_module, thread_count, to_device, to_hos
 from tinyfcn.errors import InputError
 from tinyfcn.optim import Update
 from tinyfcn.parallel import split_evenly
+from tinyfcn.report import open_device
 
 Value = TypeVar("Value")
 
@@ -82,9 +83,9 @@ class Ranks(NamedTuple):
         self.comm.Allreduce(mine, every)
         return every
 
-    def use_own_gpu(self, xp: ModuleType) -> None:
-        """Let the ranks of a machine take its GPUs in turn."""
-        if self.comm and xp is not np:
+    def use_own_gpu(self, device: str) -> None:
+        """Let the ranks of a machine take its GPUs in turn, where `device` means one."""
+        if self.comm and (xp := open_device(device)) is not np:
             xp.cuda.Device(self.place % xp.cuda.runtime.getDeviceCount()).use()
 
     @contextmanager

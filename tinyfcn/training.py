@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from tinyfcn import ops, page, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
@@ -43,9 +41,9 @@ from tinyfcn.progress import Progress
 from tinyfcn.ranks import ALONE, Ranks
 from tinyfcn.report import Log, Metrics, Row, describe, open_device, read_log
 from tinyfcn.run import Config, Paths, paths
+from tinyfcn.stopping import deferred_signals
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
-STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 MOMENT = "optimiser."  # before the names of the optimiser's moments, in the last checkpoint
 
 
@@ -93,7 +91,7 @@ def train_step(
     del cache  # as large as dscores
     with ranks.summed(update, net.params) as summed:
         net.backward(dscores, update=summed)
-    return part * loss
+    return loss if part == 1 else part * loss  # on a GPU a product is a launch
 
 
 class Mean(NamedTuple):
@@ -111,7 +109,7 @@ class Run:
         self.config, self.folder, self.ranks = config, folder, ranks
         if config.tensorboard:
             check_tensorboard()
-        ranks.use_own_gpu(open_device(config.device))
+        ranks.use_own_gpu(config.device)
         self.train_set, self.val_set = open_sets(config, folder)
         if config.batch_size < ranks.size:
             raise InputError(f"--batch-size {config.batch_size} is too small to be shared by {ranks.size} processes")
@@ -334,15 +332,13 @@ class Run:
         """Go on to the configured number of steps, then write the pictures and scores."""
         self.join()
         config = self.config
-        class_weight = None
-        if self.class_weights is not None:
-            class_weight = to_device(np.array(list(self.class_weights.values()), self.net.dtype), self.net.xp)
+        class_weight = None if self._class_weight is None else to_device(self._class_weight, self.net.xp)
         self.started = self.clock = time.perf_counter()
         self.images = 0  # since then
         first = not self.ranks.rank
         with (
             warnings.catch_warnings(),
-            closing(prefetch(lambda step: self._batch(step, class_weight), range(self.step, config.steps))) as batches,
+            closing(prefetch(self._batch, range(self.step, config.steps))) as batches,
             self._logs() as logs,
             Progress(self.step, config.steps, first) as progress,
             deferred_signals() as came,
@@ -413,13 +409,18 @@ class Run:
             progress.say(f"step {self.step}: {describe(row)}")
             self.clock, self.images = time.perf_counter(), 0  # the clock stops for evaluation
 
-    def _batch(self, step: int, class_weight: Array | None) -> tuple[np.ndarray, np.ndarray, float]:
+    @property
+    def _class_weight(self) -> np.ndarray | None:
+        """The weights of the classes in their order, (num_classes,), on the host."""
+        return None if self.class_weights is None else np.array(list(self.class_weights.values()), self.net.dtype)
+
+    def _batch(self, step: int) -> tuple[np.ndarray, np.ndarray, float]:
         """This rank's images and labels of a step, and the part that they have in the batch's loss."""
         pixels, labels = make_batch(self.train_set, self.config, step)
         if not self.ranks.comm:
             return pixels, labels, 1.0
         mine = self.ranks.share(len(labels))
-        weight = np.ones(self.net.num_classes) if class_weight is None else to_host(class_weight)
+        weight = np.ones(self.net.num_classes) if self._class_weight is None else self._class_weight
         weighed = [weight_of(some, weight) for some in (labels[mine], labels)]
         part = weighed[0] / weighed[1] if self.config.loss == "mean" and weighed[1] else 1.0
         return pixels[mine], labels[mine], float(part)
@@ -441,8 +442,7 @@ class Run:
         return loss
 
     def _assess(self, ranks: Ranks) -> Assessment:
-        weight = None if self.class_weights is None else np.array(list(self.class_weights.values()))
-        return assess(self.net, self.val_set, self.config.zoom, self.config.max_side, ranks, weight)
+        return assess(self.net, self.val_set, self.config.zoom, self.config.max_side, ranks, self._class_weight)
 
     def _evaluate(self) -> Row:
         """Scores and loss on the validation list; where no evaluation was better, the network is kept and shown."""
@@ -501,26 +501,3 @@ class Run:
         pictures = self.paths.curves, self.paths.predictions, self.paths.confusion, self.paths.page
         newest = self.paths.best.stat().st_mtime_ns
         return all(path.exists() and path.stat().st_mtime_ns >= newest for path in pictures)
-
-
-@contextmanager
-def deferred_signals() -> Iterator[Callable[[], list[int]]]:
-    """Hold Ctrl-C back, and the system's wish to end, so that a step is done whole; the function given tells what came. A second
-    one acts at once. What is ignored stays so: a run under nohup goes on without its terminal. On a thread nothing comes: Python
-    hands signals to the main one alone."""
-    came: list[int] = []
-
-    def hold(number: int, _frame: Any) -> None:
-        if came:
-            raise KeyboardInterrupt(number)
-        came.append(number)
-        tqdm.write("stopping after this step")
-
-    stopping = STOPPING if threading.current_thread() is threading.main_thread() else []
-    heard = [number for number in stopping if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, hold) for number in heard}
-    try:
-        yield lambda: came
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)

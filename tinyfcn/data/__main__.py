@@ -12,7 +12,6 @@ import numpy as np
 from tinyfcn import command
 from tinyfcn.data.counts import check_labels, count_labels
 from tinyfcn.data.importing import names_file, read_source, write_source
-from tinyfcn.data.labels import decode_label
 from tinyfcn.data.lists import LISTS
 from tinyfcn.data.names import IGNORE
 from tinyfcn.data.pictures import image_size
@@ -134,11 +133,9 @@ def _notes(sets: dict[str, VOCSegmentation], counts: dict[str, np.ndarray]) -> l
 
 def _unusable(dataset: VOCSegmentation) -> list[str]:
     wrong = []
-    for item in dataset.items:
+    for index in range(len(dataset)):
         try:
-            size, label = image_size(item.image), decode_label(item.label, dataset.colours).indices
-            if size != label.shape:
-                wrong.append(f"{item.label} is {label.shape[1]}x{label.shape[0]} pixels but {item.image} is {size[1]}x{size[0]}")
+            dataset.label(index)
         except InputError as error:
             wrong.append(str(error))
     return wrong

@@ -19,7 +19,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tinyfcn import command
 from tinyfcn.data.lists import IMAGES, LABELS, LISTS, read_ids
@@ -27,6 +26,7 @@ from tinyfcn.data.names import IGNORE, VOC_CLASSES
 from tinyfcn.data.pictures import write_label
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_regular, owned, replacing, sweep, write_text
+from tinyfcn.progress import bar
 
 LARGEST = 1 << 22  # bytes of a label's file, and of what is in it: photographs have 500x500 pixels
 U8, COMPRESSED = 2, 15  # types
@@ -76,7 +76,7 @@ def convert_sbd(sbd: Path | str, out: Path | str, progress: bool = False) -> dic
         for folder in (IMAGES, LABELS, LISTS):
             sweep(out / folder)
         ids = [id_ for ids in lists.values() for id_ in ids]
-        for id_ in tqdm(ids, unit=" photographs", leave=False, disable=None if progress else True):
+        for id_ in bar(ids, "converting", len(ids), " photographs", progress):
             image, label = out / IMAGES / f"{id_}.jpg", out / LABELS / f"{id_}.png"
             if not image.exists():
                 _copy(home / "img" / f"{id_}.jpg", image)
