@@ -124,6 +124,7 @@ class Adam(Optimiser):
         moments = {name: [self._moment(name + suffix, p) for suffix in self.suffixes] for name, p in params.items()}
         b1, b2 = self.betas
         rest1, rest2 = 1 - b1**self.steps, 1 - b2**self.steps
+        root = rest2**0.5  # m / (sqrt(v / rest2) + eps) = root m / (sqrt(v) + root eps), which has a division less
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = self._lr_and_decay(name, lr_factor)
@@ -132,11 +133,20 @@ class Adam(Optimiser):
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 if on_gpu:
                     return kernels.adam(w, g, m, v, (1 - b1, 1 - b2), lr / rest1, rest2, 1 - lr * decay, self.eps)
-                m += (1 - b1) * (g - m)
-                v += (1 - b2) * (g * g - v)
+                change = g - m
+                change *= 1 - b1
+                m += change
+                np.multiply(g, g, out=change)
+                change -= v
+                change *= 1 - b2
+                v += change
                 if decay:
                     w *= 1 - lr * decay
-                w -= (lr / rest1) * m / (np.sqrt(v / rest2) + self.eps)
+                np.sqrt(v, out=change)
+                change += self.eps * root
+                np.divide(m, change, out=change)
+                change *= lr * root / rest1
+                w -= change
 
             _in_chunks(chunk, params[name], gradient, *moments[name])
 
@@ -163,4 +173,4 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
     """
     if not (param.flags.c_contiguous or (param.ndim == 4 and hwnc(param).flags.c_contiguous)):
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
-    in_pieces(change, param, gradient, *moments)
+    in_pieces(change, param, match_layout(param, gradient), *moments)

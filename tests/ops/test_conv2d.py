@@ -10,6 +10,7 @@ from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyfcn.backend import by_pixels
 from tinyfcn.errors import InputError
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.ops import columns, conv, conv2d, taps, winograd
@@ -70,6 +71,9 @@ def path(request, monkeypatch):
         monkeypatch.setenv("TINYFCN_CONV", request.param)
     for threshold in "WINOGRAD_CHANNELS", "WINOGRAD_PIXELS":
         monkeypatch.setattr(conv2d, threshold, 1)
+    monkeypatch.setattr(conv2d, "SMALL", 0)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "cost", lambda *_: 0)
 
 
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", ""])
@@ -146,13 +150,45 @@ def test_large_groups_go_winograd_s_way_and_agree_with_the_plain_one(monkeypatch
     for a, b in zip(*results, strict=True):
         assert a.dtype == b.dtype == dtype
         np.testing.assert_allclose(b / abs(a).max(), a / abs(a).max(), rtol=0, atol=tolerance)
-        assert (a != b).any()  # there are two ways
+    assert all((a != b).any() for a, b in list(zip(*results, strict=True))[:3])  # there are two ways; the bias has one
+
+
+@ON_CPU
+@pytest.mark.parametrize(
+    ("layer", "x_shape", "c_out", "kernel", "options", "way"),
+    [
+        ("a 1x1 kernel on one pixel", (1, 8, 1, 1), 4, 1, {}, conv),
+        ("conv1_1", (1, 3, 96, 96), 64, 3, {"padding": 1}, columns),
+        ("conv1_2", (1, 64, 96, 96), 64, 3, {"padding": 1}, winograd),
+        ("conv1_2 at stride 2", (1, 64, 96, 96), 64, 3, {"padding": 1, "stride": 2}, columns),
+        ("conv5 of a small map", (1, 256, 6, 8), 256, 3, {"padding": 1}, columns),
+        ("conv5 of several small maps", (8, 256, 8, 8), 256, 3, {"padding": 1}, taps),
+        ("conv5 of a larger map", (2, 256, 30, 32), 256, 3, {"padding": 1}, winograd),
+        ("fc6, which hangs over the border", (1, 256, 7, 7), 256, 7, {"padding": 3}, taps),
+        ("score", (1, 512, 16, 16), 21, 1, {}, columns),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_layer_goes_the_way_that_costs_least(layer, x_shape, c_out, kernel, options, way):
+    weight = np.ones((c_out, x_shape[1], kernel, kernel), np.float32)
+    _, cache = ops.conv2d_forward(np.ones(x_shape, np.float32), weight, **options)
+    assert cache.way is way
+
+
+@ON_CPU
+def test_weights_go_a_way_that_need_not_copy_them():
+    """Weights that lie tap by tap, as a padded fc6's do, are a copy for columns, and none for taps; costs say so."""
+    geometry = conv.Geometry((7, 7), (1, 1), (3, 3), (1, 1))
+    x, weight = np.empty((1, 64, 7, 7), np.float32), np.empty((128, 64, 7, 7), np.float32)
+    for way, as_they_are in (taps, False), (columns, True):
+        costs = [way.cost(x, w, geometry, (7, 7)) for w in (weight, by_pixels(weight))]
+        assert (costs[0] < costs[1]) == as_they_are
 
 
 def test_groups_too_small_for_winograd_go_the_plain_way(monkeypatch):
     monkeypatch.delattr(winograd, "forward")
-    monkeypatch.delattr(winograd, "weight_gradient")
-    for channels, filters in (20, 10), (10, 20):  # of each group; together there are enough
+    monkeypatch.delattr(winograd, "backward")
+    for channels, filters in (20, 6), (6, 20):  # of each group; together there are enough
         x, weight = draw(1, 2 * channels, 9, 9), draw(2 * filters, channels, 3, 3)
         y, cache = ops.conv2d_forward(x, weight, groups=2, padding=1)
         ops.conv2d_backward(y, cache)

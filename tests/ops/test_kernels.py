@@ -6,7 +6,7 @@ import pytest
 from devices import get, put
 
 from tinyfcn.backend import empty_hwnc, hwnc
-from tinyfcn.ops import columns, conv, kernels, tiles, winograd
+from tinyfcn.ops import conv, kernels, tiles, winograd
 from tinyfcn.ops.conv import Geometry
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
@@ -46,16 +46,15 @@ def agree(found, expected):
 
 @DTYPES
 @pytest.mark.parametrize("order", [np.ascontiguousarray, by_pixels, lambda a: a[:, ::-1]], ids=["rows", "pixels", "reversed"])
-@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("k", [4, 6])
-def test_spectra_of_tiles(dtype, order, gated, k):
+def test_spectra_of_tiles(dtype, order, k):
     a_t, b_t, _ = winograd.matrices(np, np.dtype(dtype))
     p = b_t if k == 6 else a_t.T
-    x, gate = order(draw(2, 5, 9, 14, dtype=dtype)), by_pixels(draw(2, 5, 9, 14, seed=1, dtype=dtype)) if gated else None
+    x = order(draw(2, 5, 9, 14, dtype=dtype))
     for block in (slice(0, 3), slice(0, 4)), (slice(1, 3), slice(2, 4)):
         buffers = tiles.buffers(np, x.dtype, [block], x.shape[0] * x.shape[1])
-        expected = tiles.spectra(p, x, gate, block, (2, 1), buffers)
-        agree(tiles.spectra(p, put(x), None if gate is None else put(gate), block, (2, 1), None), expected)
+        expected = tiles.spectra(p, x, block, (2, 1), buffers)
+        agree(tiles.spectra(p, put(x), block, (2, 1), None), expected)
 
 
 @DTYPES
@@ -103,11 +102,10 @@ def test_bias_and_relu(dtype, relu, with_bias):
     np.testing.assert_array_equal(get(there), outputs)
 
 
-def test_a_gate_and_none():
-    dy, gate = by_pixels(draw(2, 3, 5, 4)), by_pixels(draw(2, 3, 5, 4, seed=1))
-    for g in gate, None:
-        found = columns.gated(put(dy), None if g is None else put(g), slice(1, 4))
-        np.testing.assert_array_equal(get(found), columns.gated(dy, g, slice(1, 4)))
+def test_a_gate():
+    dy, y, found = draw(6, 5), draw(6, 5, seed=1), put(np.empty((6, 5)))
+    kernels.gated(put(dy), put(y), found)
+    np.testing.assert_array_equal(get(found), np.where(y > 0, dy, 0))
 
 
 def test_maps_stay_as_they_lie(xp):

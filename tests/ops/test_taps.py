@@ -29,9 +29,9 @@ def always(monkeypatch):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """Counts the calls of the three functions."""
+    """Counts the calls of the two functions."""
     calls = []
-    for name in "forward", "input_gradient", "weight_gradient":
+    for name in "forward", "backward":
         function = getattr(taps, name)
         monkeypatch.setattr(taps, name, lambda *a, f=function, n=name, **o: (calls.append(n), f(*a, **o))[1])
     return calls
@@ -85,13 +85,14 @@ def test_gradient_check():
 @ON_CPU
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
 def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, taken, dtype):
+    monkeypatch.setattr(taps, "cost", lambda *_: 0)
     x, weight, bias = draw(2, 64, 5, 6, dtype=dtype), tap_by_tap(draw(48, 64, 7, 7, dtype=dtype)), draw(48, dtype=dtype)
     found = []
     for way in "fast", "plain":
         monkeypatch.setenv("TINYFCN_CONV", way)
         y, cache = ops.conv2d_forward(x, weight, bias, padding=3)
         found.append([y, *ops.conv2d_backward(draw(*y.shape, dtype=dtype), cache)])
-    assert taken == ["forward", "weight_gradient", "input_gradient"]
+    assert taken == ["forward", "backward"]
     for a, b in zip(*found, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=np.abs(b).max() * (1e-13 if dtype == np.float64 else 2e-6))
@@ -103,31 +104,27 @@ def test_equal_to_columns_at_many_channels_and_of_the_same_dtype(monkeypatch, ta
     [
         ((7, 7), {"padding": 3}, True),
         ((6, 6), {"padding": (0, 1)}, True),
-        ((5, 7), {"padding": 3}, False),
-        ((7, 7), {}, False),
+        ((1, 1), {}, False),
         ((7, 7), {"padding": 3, "stride": 2}, False),
         ((7, 7), {"padding": 3, "dilation": 2}, False),
     ],
     ids=str,
 )
-def test_large_kernels_that_hang_over_the_border_go_this_way(taken, kernel, options, goes):
+def test_kernels_of_several_taps_at_stride_1_may_go_this_way(monkeypatch, taken, kernel, options, goes):
+    monkeypatch.setattr(taps, "cost", lambda *_: 0)
     x, weight = draw(1, 16, 13, 14), draw(4, 16, *kernel)
-    for order in np.array, tap_by_tap:  # only shapes matter
+    for order in np.array, tap_by_tap:
         found, _ = ops.conv2d_forward(x, order(weight), **options)
         np.testing.assert_allclose(found, reference.conv2d(x, weight, **options), rtol=1e-11, atol=1e-11)
     assert taken == 2 * ["forward"] * goes
 
 
 def test_a_padded_fc6_goes_this_way_also_from_a_file(taken, tmp_path):
-    net = FCN8s(num_classes=3, width=1 / 32, padding="same", dropout=0, seed=1)
+    net = FCN8s(num_classes=3, width=1 / 8, padding="same", dropout=0, seed=1)
     x = draw(1, 3, 40, 40, dtype=np.float32)
     scores = net.forward(x)
     net.save(tmp_path / "net.safetensors")
-    same = FCN8s(num_classes=3, width=1 / 32, padding="same", dropout=0, seed=2)
+    same = FCN8s(num_classes=3, width=1 / 8, padding="same", dropout=0, seed=2)
     same.load(tmp_path / "net.safetensors")
     np.testing.assert_array_equal(same.forward(x), scores)
     assert taken == ["forward", "forward"]
-    wide = FCN8s(num_classes=3, width=1 / 32, dropout=0, seed=2)
-    wide.load(tmp_path / "net.safetensors")
-    wide.forward(x)
-    assert len(taken) == 2  # its fc6 sees no padding

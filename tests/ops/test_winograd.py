@@ -25,8 +25,11 @@ POINTS = [Fraction(p) for p in (0, 1, -1, 2, -2)]  # and infinity
 @pytest.fixture(autouse=True, scope="module")
 def winograd_wherever_it_can():
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyfcn.ops.conv2d.SMALL", 0)
         patch.setattr("tinyfcn.ops.conv2d.WINOGRAD_CHANNELS", 1)
         patch.setattr("tinyfcn.ops.conv2d.WINOGRAD_PIXELS", 1)
+        patch.setattr("tinyfcn.ops.winograd.LEAST_CHANNELS", 1)
+        patch.setattr("tinyfcn.ops.winograd.cost", lambda *_: 0)
         patch.setattr("tinyfcn.ops.tiles.WORTH_WAKING_BYTES", 1)  # small maps, too, are shared between threads
         patch.delenv("TINYFCN_CONV", raising=False)
         yield
@@ -336,8 +339,8 @@ def fail(*arguments, **options):
 
 def test_plain_never_goes_winograd_s_way(monkeypatch):
     y, cache = ops.conv2d_forward(BIG["x"], BIG["weight"], padding=1)
-    monkeypatch.setattr(winograd, "correlate", fail)
-    monkeypatch.setattr(winograd, "weight_gradient", fail)
+    monkeypatch.setattr(winograd, "forward", fail)
+    monkeypatch.setattr(winograd, "backward", fail)
     for path in None, "fast":
         monkeypatch.delenv("TINYFCN_CONV", raising=False)
         if path is not None:
@@ -363,8 +366,8 @@ def test_plain_never_goes_winograd_s_way(monkeypatch):
     ids=str,
 )
 def test_other_kernels_strides_and_dilations_go_the_plain_way(monkeypatch, kernel, options):
-    monkeypatch.setattr(winograd, "correlate", fail)
-    monkeypatch.setattr(winograd, "weight_gradient", fail)
+    monkeypatch.setattr(winograd, "forward", fail)
+    monkeypatch.setattr(winograd, "backward", fail)
     y, cache = ops.conv2d_forward(BIG["x"], draw(4, 5, *kernel), **options)
     ops.conv2d_backward(y, cache)
 

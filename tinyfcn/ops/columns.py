@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from itertools import product
+from math import prod
 from types import ModuleType
 
 import numpy as np
@@ -23,6 +24,14 @@ BAND_BYTES = 4 << 20  # columns of one band: half of a common last-level cache l
 BAND_COLUMNS = 256  # but at least so many columns, so that reading the weights once per band costs little
 BLOCK_BYTES = 32 << 20  # weights whose gradient is computed at a time
 SHARED_BYTES = 1 << 18  # weights from which on it is worth waking threads up to share them
+
+
+def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
+    """See `tinyfcn.ops.conv2d.choose`: products and columns, for each output; weights; a call."""
+    outputs, (c_out, c_in, kh, kw) = len(x) * prod(size), weight.shape
+    a_weight = 130 if weight.flags.c_contiguous else 240  # where it must be copied
+    found: float = kh * kw * c_in * (outputs * (1.4 * c_out + 280) + a_weight * c_out) + 26e6
+    return found
 
 
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
@@ -49,16 +58,20 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     map_queue(xp, work, list(product(pieces, split_evenly(len(w), workers(xp) if few else 1))))
 
 
-def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
-    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx; for `gate` see `gated`.
+def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
+    """Return dW = dy X^T. Write dX = W^T dy, every entry added to where `im2col` took it from, into dx, unless that is None."""
+    if dx is not None:
+        input_gradient(dy, weight, geometry, dx)
+    return weight_gradient(dy, x, geometry, weight.shape)
 
-    Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
-    """
+
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
+    """Write dx. Each thread does some of the input channels, since the windows of neighbouring bands overlap in x."""
     xp = array_module(dy, weight)
     way = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
     if xp is not np and geometry == POINTWISE:  # nothing to add up
-        xp.matmul(gated(dy, gate), w, out=as_matrix(dx))
+        xp.matmul(as_matrix(dy), w, out=as_matrix(dx))
         return
     taps = geometry.kernel[0] * geometry.kernel[1]
 
@@ -67,16 +80,14 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate
             dx[:, channels] = 0
             block = w[:, channels.start * taps : channels.stop * taps]
             for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ gated(dy, gate, rows).T  # (c k_h k_w, rows W_out N)
+                columns = block.T @ as_matrix(dy, rows).T  # (c k_h k_w, rows W_out N)
                 way.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
     map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
 
 
-def weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
-) -> tuple[Array, Array]:
-    """Return dW = dy X^T and db, summed over the bands; for `gate` see `gated`.
+def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> Array:
+    """Return dW, summed over the bands.
 
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
     """
@@ -92,16 +103,15 @@ def weight_gradient(
     else:
         pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize)]
     if not every_band:  # no images
-        return xp.zeros(weight_shape, dy.dtype), xp.zeros(weight_shape[0], dy.dtype)
+        return xp.zeros(weight_shape, dy.dtype)
     sums = pieces[-1][0] + 1
     dw = (xp.zeros if share_bands else xp.empty)((sums, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
-    db = xp.zeros(dw.shape[:2], dy.dtype)
 
     def work(share: Sequence[tuple[int, list[slice], slice]]) -> None:
         for k, some_bands, channels in share:
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for rows in some_bands:
-                outputs = gated(dy, gate, rows)
+                outputs = as_matrix(dy, rows)
                 columns = way.im2col(x[:, channels], geometry, rows, dy.shape[3])
                 if share_bands:
                     total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
@@ -109,20 +119,9 @@ def weight_gradient(
                     xp.matmul(outputs.T, columns.T, out=total)
                 else:
                     total += outputs.T @ columns.T
-                if channels.start == 0:
-                    db[k] += xp.ones(len(outputs), dy.dtype) @ outputs
 
     map_shares(xp, work, pieces)
-    return functools.reduce(xp.add, dw).reshape(weight_shape), functools.reduce(xp.add, db)
-
-
-def gated(dy: Array, gate: Array | None, rows: slice = slice(None)) -> Array:
-    """Rows of dy as a matrix, 0 wherever `gate`, the y that a ReLU gave, is not positive."""
-    outputs = as_matrix(dy, rows)
-    if gate is None:
-        return outputs
-    passed = as_matrix(gate, rows)
-    return outputs * (passed > 0) if array_module(dy) is np else kernels.gated(outputs, passed)
+    return functools.reduce(xp.add, dw).reshape(weight_shape)
 
 
 def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[slice]:

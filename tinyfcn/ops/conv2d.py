@@ -1,37 +1,35 @@
 """Convolution as networks call it: checks, groups, and the choice among the ways to compute it.
 
-The mathematics is in `tinyfcn.ops.conv`. Four modules compute it, each with the same three functions:
+The mathematics is in `tinyfcn.ops.conv`. Four modules compute it, each with the same two functions:
 
-    forward(x, weight, geometry, y, bias, relu)                      writes y
-    input_gradient(dy, weight, geometry, dx)                         writes dx
-    weight_gradient(dy, x, geometry, weight_shape)                   returns (dweight, dbias)
+    forward(x, weight, geometry, y, bias, relu)       writes y
+    backward(dy, x, weight, geometry, dx)             returns dweight, and writes dx
 
     conv        one product over the whole map: the formula as it stands
     columns     the same, in bands that stay in the processor's cache, on threads
     winograd    3x3 kernels at stride 1 with a quarter of the multiplications
-    taps        large kernels that hang over the border, without the products with the padding
+    taps        one product for each tap of the kernel, without copies of the map and products with the padding
 
-Where a ReLU follows, dy counts as 0 wherever y is. `columns` and `winograd` see to that as they read dy, given `gate=y`.
+The gradient at the bias is the same for all, and so is a ReLU that follows: see `_at_outputs`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, convolution_setting, empty_hwnc
-from tinyfcn.ops import _check, columns, conv, taps, winograd
-from tinyfcn.ops.conv import Geometry
+from tinyfcn.ops import _check, columns, conv, kernels, taps, winograd
+from tinyfcn.ops.conv import Geometry, as_matrix
+from tinyfcn.parallel import at_once, bands, map_shares
 
-GATING = (columns, winograd)
 SMALL = 1 << 18  # multiplications up to which neither bands nor threads are worth it, also to BLAS
-WINOGRAD_CHANNELS = 16  # with fewer channels, transforming tiles costs more than it saves
+BAND = 1 << 18  # entries of dy at a time: a few such pieces stay in the cache
+WINOGRAD_CHANNELS = 16  # on a GPU: with fewer channels, transforming tiles costs more than it saves
 WINOGRAD_PIXELS = 64  # with fewer outputs, so does transforming the kernels
-TAPS_KERNEL = 36  # taps of a kernel, and
-TAPS_CHANNELS = 16  # input channels from which on, and
-TAPS_PIXELS = 4096  # outputs up to which a product for each tap costs less than gathering columns
 
 
 class Cache(NamedTuple):
@@ -102,17 +100,34 @@ def conv2d_backward(dy: Array, cache: Cache, *, need_dx: bool = True) -> tuple[A
     """
     x, weight, has_bias, geometry, groups, way, y = cache
     xp = _check.gradient("conv2d_backward", dy, (len(x), len(weight), *geometry.output_size(x.shape[2:])), x)
-    if y is not None and way not in GATING:
-        dy, y = xp.multiply(dy, y > 0, out=xp.empty_like(dy)), None  # in memory as dy is
+    dy, dbias = _at_outputs(dy, y)
     dx = empty_hwnc(xp, x.shape, x.dtype) if need_dx else None
-    found = []
-    for inputs, filters in _groups(groups, weight.shape):
-        gate = {} if y is None else {"gate": y[:, filters]}
-        found.append(way.weight_gradient(dy[:, filters], x[:, inputs], geometry, weight[filters].shape, **gate))
-        if dx is not None:
-            way.input_gradient(dy[:, filters], weight[filters], geometry, dx[:, inputs], **gate)
-    dweight, dbias = found[0] if groups == 1 else (xp.concatenate(parts) for parts in zip(*found, strict=True))
-    return dx, dweight, dbias if has_bias else None
+    dweight = [
+        way.backward(dy[:, filters], x[:, inputs], weight[filters], geometry, None if dx is None else dx[:, inputs])
+        for inputs, filters in _groups(groups, weight.shape)
+    ]
+    return dx, dweight[0] if groups == 1 else xp.concatenate(dweight), dbias if has_bias else None
+
+
+def _at_outputs(dy: Array, y: Array | None) -> tuple[Array, Array]:
+    """Return dy, 0 wherever the y of a ReLU is, and db, its sum over images, rows and columns, with one look at each entry."""
+    xp = array_module(dy)
+    before = dy if y is None else empty_hwnc(xp, dy.shape, dy.dtype)
+
+    def work(share: Sequence[slice]) -> Array:
+        total = xp.zeros(dy.shape[1], dy.dtype)
+        for rows in share:
+            outputs = as_matrix(before, rows)
+            if y is not None:
+                if xp is np:
+                    np.multiply(as_matrix(dy, rows), as_matrix(y, rows) > 0, out=outputs)
+                else:
+                    kernels.gated(as_matrix(dy, rows), as_matrix(y, rows), outputs)
+            total += xp.ones(len(outputs), dy.dtype) @ outputs
+        return total
+
+    pieces = bands(xp, dy.shape[2], dy.size // dy.shape[2], at_once(xp, BAND))
+    return before, sum(map_shares(xp, work, pieces), xp.zeros(dy.shape[1], dy.dtype))
 
 
 def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
@@ -122,7 +137,8 @@ def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, sli
 
 
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight, those of one group, to outputs of this size, by shapes alone.
+    """The module that computes a convolution of x with weight, those of one group, to outputs of this size: by shapes alone, the
+    one whose `cost` is least.
 
     On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.
@@ -130,13 +146,11 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
     setting = convolution_setting()
     if setting != "fast":
         return conv if setting == "plain" else columns
-    c_out, c_in, kh, kw = weight.shape
-    outputs, on_cpu = size[0] * size[1], array_module(x) is np
-    if geometry.stride == geometry.dilation == (1, 1):
-        if (kh, kw) == (3, 3) and min(c_out, c_in) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS:
-            return winograd
-        large = kh * kw >= TAPS_KERNEL and c_in >= TAPS_CHANNELS and outputs <= TAPS_PIXELS
-        if large and any(geometry.padding) and on_cpu:
-            return taps
-    small = outputs * len(x) * c_out * c_in * kh * kw <= SMALL
-    return conv if small and on_cpu else columns
+    outputs = size[0] * size[1]
+    if array_module(x) is not np:
+        many = min(weight.shape[:2]) >= WINOGRAD_CHANNELS and outputs >= WINOGRAD_PIXELS
+        return winograd if many and winograd.applies(weight, geometry) else columns
+    if len(x) * outputs * weight.size <= SMALL:
+        return conv
+    ways = [columns, *(way for way in (winograd, taps) if way.applies(weight, geometry))]
+    return min(ways, key=lambda way: way.cost(x, weight, geometry, size))

@@ -49,7 +49,7 @@ def _constants_of(numbers: bytes, dtype: str, shape: Pair) -> str:
     return f"const T p[{shape[0]}][{shape[1]}] = {{{rows}}};"
 
 
-def tile_spectra(p: np.ndarray, x: Array, gate: Array | None, first: Pair, tiles: Pair) -> Array:
+def tile_spectra(p: np.ndarray, x: Array, first: Pair, tiles: Pair) -> Array:
     """P d P^T of every tile, (6, 6, tile rows, tile columns, N, C): `tinyfcn.ops.tiles.spectra`.
 
     `first` is the place of the first tile's first pixel, `tiles` how many there are. A thread does one tile of one channel.
@@ -59,7 +59,7 @@ def tile_spectra(p: np.ndarray, x: Array, gate: Array | None, first: Pair, tiles
     spectra = xp.empty((6, 6, *tiles, n, channels), x.dtype)
     kernel = _kernel(
         f"tile_spectra_{k}",
-        f"raw T x, raw T gate, bool gated, {MAP}, int64 top, int64 left, int64 tile_columns, int64 count",
+        f"raw T x, {MAP}, int64 top, int64 left, int64 tile_columns, int64 count",
         "raw T spectra",
         f"""
         {_constants(p)}
@@ -74,7 +74,7 @@ def tile_spectra(p: np.ndarray, x: Array, gate: Array | None, first: Pair, tiles
                 const int64 row = top + 4 * r + a;
                 const int64 place = (row * width + column) * depth + channel;
                 const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                d[a] = inside && (!gated || gate[place] > 0) ? x[place] : T(0);
+                d[a] = inside ? x[place] : T(0);
             }}
             #pragma unroll
             for (int u = 0; u < 6; ++u) {{
@@ -96,20 +96,7 @@ def tile_spectra(p: np.ndarray, x: Array, gate: Array | None, first: Pair, tiles
         """,
     )
     count = spectra.size // 36
-    source = hwnc(x)
-    kernel(
-        source,
-        source if gate is None else hwnc(gate),
-        gate is not None,
-        height,
-        width,
-        _depth(x),
-        *first,
-        tiles[1],
-        count,
-        spectra,
-        size=count,
-    )
+    kernel(hwnc(x), height, width, _depth(x), *first, tiles[1], count, spectra, size=count)
     return spectra
 
 
@@ -258,9 +245,9 @@ def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
     _kernel("add_bias", "T bias, bool relu", "T y", body)(bias, relu, outputs)
 
 
-def gated(dy: Array, gate: Array) -> Array:
-    """dy, 0 wherever `gate` is not positive: `tinyfcn.ops.columns.gated`."""
-    return _kernel("gated", "T dy, T gate", "T out", "out = gate > 0 ? dy : T(0);")(dy, gate)
+def gated(dy: Array, y: Array, out: Array) -> None:
+    """Write dy, 0 wherever y is not positive, into out: `tinyfcn.ops.relu_backward`."""
+    _kernel("gated", "T dy, T y", "T out", "out = y > 0 ? dy : T(0);")(dy, y, out)
 
 
 # Max pooling

@@ -27,56 +27,82 @@ import functools
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from tinyfcn.backend import Array, array_module, empty_hwnc, hwnc, zeros_hwnc
+from tinyfcn.backend import Array, array_module, hwnc, zeros_hwnc
 from tinyfcn.ops._windows import inside
 from tinyfcn.ops.conv import Geometry, add_bias, as_matrix
-from tinyfcn.parallel import map_shares, split_evenly, workers
+from tinyfcn.parallel import PIECE, map_shares, split_evenly, workers
 
 Window = tuple[slice, slice]  # rows and columns of a map
 Meeting = tuple[tuple[int, int], Window, Window]  # a tap; where it meets the input, in the output and in the input
 
 
+def applies(weight: Array, geometry: Geometry) -> bool:
+    return geometry.kernel != (1, 1) and geometry.stride == geometry.dilation == (1, 1)
+
+
+def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
+    """See `tinyfcn.ops.conv2d.choose`: products and sums, for each meeting of a tap with a pixel; weights; taps; a call."""
+    c_out, c_in, kh, kw = weight.shape
+    a_weight = 80 if hwnc(weight).flags.c_contiguous else 170  # where it must be copied
+    met = len(x)
+    for length, windows, taps, padding in zip(x.shape[2:], size, geometry.kernel, geometry.padding, strict=True):
+        met *= sum(outputs.stop - outputs.start for outputs, _ in (inside(length, windows, i - padding, 1) for i in range(taps)))
+    found: float = met * (1.5 * c_in * c_out + 90 * (c_in + c_out)) + kh * kw * (a_weight * c_in * c_out + 2.3e6) + 36e6
+    return found
+
+
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
     """Write the convolution of x into y, with bias and ReLU. The threads share the filters."""
     xp = array_module(x, weight)
+    w = by_taps(weight)
 
     def work(share: Sequence[slice]) -> None:
         for filters in share:
             total = xp.zeros(hwnc(y[:, filters]).shape, y.dtype)  # (H_out, W_out, N, filters)
             for (i, j), outputs, inputs in meetings(x, weight.shape, geometry, y):
                 met = total[outputs]
-                met += (as_matrix(x, inputs) @ hwnc(weight)[i, j, filters].T).reshape(met.shape)
+                met += (as_matrix(x, inputs) @ w[i, j, filters].T).reshape(met.shape)
             add_bias(total, None if bias is None else bias[filters], relu)
             hwnc(y)[..., filters] = total
 
     map_shares(xp, work, split_evenly(len(weight), workers(xp)))
 
 
-def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
-    """Write dx. The threads share the taps, each with a sum of its own."""
-    xp = array_module(dy, weight)
+def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
+    """Return dW, and write dx, unless that is None. The threads share the taps, each with a sum of its own for dx."""
+    xp = array_module(dy, x)
+    w = by_taps(weight)
+    dw = xp.empty_like(w)
 
-    def work(share: Sequence[Meeting]) -> Array:
-        total = zeros_hwnc(xp, dx.shape, dx.dtype)
+    def work(share: Sequence[Meeting]) -> Array | None:
+        total = None if dx is None else zeros_hwnc(xp, dx.shape, dx.dtype)
         for (i, j), outputs, inputs in share:
-            met = hwnc(total)[inputs]
-            met += (as_matrix(dy, outputs) @ hwnc(weight)[i, j]).reshape(met.shape)
+            part = as_matrix(dy, outputs)
+            xp.matmul(part.T, as_matrix(x, inputs), out=dw[i, j])
+            if total is not None:
+                met = hwnc(total)[inputs]
+                met += (part @ w[i, j]).reshape(met.shape)
         return total
 
-    dx[...] = functools.reduce(xp.add, map_shares(xp, work, list(meetings(dx, weight.shape, geometry, dy))))
+    sums = map_shares(xp, work, list(meetings(x, weight.shape, geometry, dy)))
+    if dx is not None:
+        dx[...] = functools.reduce(xp.add, sums)
+    return hwnc(dw)
 
 
-def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return (dW, db). The threads share the taps."""
-    xp = array_module(dy, x)
-    dweight = empty_hwnc(xp, weight_shape, dy.dtype)
+def by_taps(weight: Array) -> Array:
+    """The weights as (k_h, k_w, C_out, C_in): a view where they lie so, else a copy, made by a few filters."""
+    if hwnc(weight).flags.c_contiguous:
+        return hwnc(weight)
+    xp = array_module(weight)
+    copy = xp.empty(hwnc(weight).shape, weight.dtype)
 
-    def work(share: Sequence[Meeting]) -> None:
-        for (i, j), outputs, inputs in share:
-            xp.matmul(as_matrix(dy, outputs).T, as_matrix(x, inputs), out=hwnc(dweight)[i, j])
+    def work(share: Sequence[slice]) -> None:
+        for filters in share:
+            copy[:, :, filters] = hwnc(weight)[:, :, filters]
 
-    map_shares(xp, work, list(meetings(x, weight_shape, geometry, dy)))
-    return dweight, dy.sum((0, 2, 3))
+    map_shares(xp, work, split_evenly(len(weight), -(-weight.size // PIECE)))
+    return copy
 
 
 def meetings(x: Array, weight_shape: tuple[int, ...], geometry: Geometry, y: Array) -> Iterator[Meeting]:

@@ -18,7 +18,7 @@ import numpy as np
 from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.ops import kernels
 from tinyfcn.ops._windows import inside
-from tinyfcn.parallel import at_once, bands, split_evenly, workers
+from tinyfcn.parallel import at_once, bands, split_evenly
 
 TILE = 4  # outputs along a tile's side
 BLOCK_BYTES = 2 << 20  # spectra of one block: two such arrays, one read and one written, almost stay in a core's cache
@@ -29,15 +29,18 @@ Block = tuple[slice, slice]  # rows of tiles, columns of tiles
 Buffers = Iterator[Callable[..., Array]]  # `next` gives one of two scratch arrays; call it with a shape
 
 
-def blocks(y: Array, channels: int) -> list[Block]:
-    """Cut y into blocks of tiles whose spectra fit into the cache, but hold enough tiles that reading all kernels once per block
-    costs less than reading the tiles."""
+def blocks(y: Array, channels: int, threads: int) -> list[Block]:
+    """Cut y into blocks of tiles, for so many threads.
+
+    The spectra of a block fit into the cache. But with many channels they must not be so few that reading all kernels, once per
+    block, costs more than reading the tiles: half as many again as channels are enough, or 384, for the sake of memory.
+    """
     xp = array_module(y)
     n, _, height, width = y.shape
     high, wide = -(-height // TILE), -(-width // TILE)
     tile_bytes = 36 * channels * y.itemsize
-    tiles = max(at_once(xp, BLOCK_BYTES) // tile_bytes, 2 * channels // 3)
-    a_share = max(-(-n * high * wide // workers(xp)), WORTH_WAKING_BYTES // tile_bytes, 1)
+    tiles = max(at_once(xp, BLOCK_BYTES) // tile_bytes, min(3 * channels // 2, 384))
+    a_share = max(-(-n * high * wide // threads), WORTH_WAKING_BYTES // tile_bytes, 1)
     return [
         (rows, columns)
         for columns in split_evenly(wide, -(-wide // at_once(xp, BLOCK_WIDTH)))
@@ -45,9 +48,9 @@ def blocks(y: Array, channels: int) -> list[Block]:
     ]
 
 
-def count(blocks: Sequence[Block]) -> int:
-    """Tiles of these blocks, of one image."""
-    return sum(prod(axis.stop - axis.start for axis in block) for block in blocks)
+def count(images: int, size: tuple[int, int]) -> int:
+    """Tiles that so many maps of this size are cut into."""
+    return images * prod(-(-length // TILE) for length in size)
 
 
 def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Buffers:
@@ -66,7 +69,7 @@ def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> 
     return cycle([shaped(np.empty(48 * tiles * depth, dtype)) for _ in range(2)])
 
 
-def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple[int, int], buffers: Buffers) -> Array:
+def spectra(p: Array, x: Array, block: Block, padding: tuple[int, int], buffers: Buffers) -> Array:
     """P d P^T for the matrix P (6, k) and every tile d (k, k) of a block of x: (6, 6, tile rows, tile columns, N, C).
 
     Tiles begin at every fourth row and column, the first one `padding` outside x. The first axis counts columns.
@@ -75,8 +78,8 @@ def spectra(p: Array, x: Array, gate: Array | None, block: Block, padding: tuple
     high, wide, k = down.stop - down.start, across.stop - across.start, p.shape[1]
     if array_module(x) is not np:
         first = TILE * down.start - padding[0], TILE * across.start - padding[1]
-        return kernels.tile_spectra(p, x, gate, first, (high, wide))
-    columns = _cut_tiles(x, gate, block, padding, k, buffers)
+        return kernels.tile_spectra(p, x, first, (high, wide))
+    columns = _cut_tiles(x, block, padding, k, buffers)
     half = next(buffers)(6, *columns.shape[1:])
     _along_first_axis(p, columns, half)
     spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
@@ -106,7 +109,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
         out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
 
 
-def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
+def _cut_tiles(x: Array, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
     """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
 
     Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
@@ -120,11 +123,7 @@ def _cut_tiles(x: Array, gate: Array | None, block: Block, padding: tuple[int, i
     across, source_columns = inside(width, patch.shape[1], left, 1)
     for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
         outside[...] = 0
-    source = hwnc(x)[source_rows, source_columns]
-    if gate is None:
-        patch[down, across] = source
-    else:
-        np.multiply(source, hwnc(gate)[source_rows, source_columns] > 0, out=patch[down, across])
+    patch[down, across] = hwnc(x)[source_rows, source_columns]
     by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
     columns = next(buffers)(k, rows, wide, n, channels)
     columns[:TILE] = by_tile[:, :, :wide]

@@ -98,7 +98,7 @@ def conv_transpose2d_backward(dy: Array, cache: TransposedCache) -> tuple[Array,
     xp = _check.gradient("conv_transpose2d_backward", dy, y_shape, x)
     dx = empty_hwnc(xp, x.shape, x.dtype)
     columns.forward(dy, weight, geometry, dx)
-    dweight, _ = columns.weight_gradient(x, dy, geometry, weight.shape)
+    dweight = columns.weight_gradient(x, dy, geometry, weight.shape)
     return dx, dweight, dy.sum(axis=(0, 2, 3)) if has_bias else None
 
 

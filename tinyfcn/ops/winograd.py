@@ -27,11 +27,17 @@ The gradients are the transposes of the same maps. From Y = A^T M A, M[k] = V[k]
 
     dM = A dY A^T,   dU[k] = sum over tiles of dM[k]^T V[k],   dg = G^T dU G
 
-The gradient at the input needs nothing new: it is the convolution of dy with the kernel turned by 180 degrees and its
-channels swapped.
+The gradient at the input needs nothing new: dx is the convolution of dy with the kernel g' that is g turned by 180 degrees, its
+channels swapped. And with that convolution at hand, the weights' gradient comes nearly free. The loss is linear in g as far as
+dg is concerned, and the sum over outputs of dy * conv(x, g) is the sum over inputs of x * conv(dy, g'), term by term. So dg is
+also what the convolution of dy with g' gives its own kernel for x as the gradient at its output:
+
+    V' = B^T dY B,   dX = A^T [U' * V'] A,   dM' = A X A^T,   dU'[k] = sum over tiles of dM'[k]^T V'[k],   dg' = G^T dU' G
+
+Both take the same spectra V' of dy; otherwise x and dy would be transformed anew for the weights.
 
 The bias needs no pass of its own: the column of A^T for the point 1 is all ones, so b added to M at (1, 1) comes out
-added to every output. For the same reason db is the sum of dM at (1, 1).
+added to every output.
 
 Rounding: values at the points 2 and -2 are larger than the inputs, and cancel. In float32 the result is exact to about 6e-6 of
 its largest value with 512 channels, where the plain sum is exact to 1e-6; in float64 to 1e-14.
@@ -50,9 +56,10 @@ What each step wins, at two layers of FCN-8s for an image of 500x500 (float32, w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -64,6 +71,7 @@ from tinyfcn.ops.conv import Geometry
 from tinyfcn.ops.tiles import Block
 from tinyfcn.parallel import map_queue, map_shares, split_evenly, workers
 
+LEAST_CHANNELS = 8  # with fewer, matrices of tiles are too narrow for a fast product
 MANY_KERNELS = 1 << 13  # from which on it is worth waking threads up for their spectra
 
 A_T = np.array(
@@ -97,100 +105,88 @@ G = np.array(
 POINT_ONE = 1  # where the point 1 stands among the points
 
 
+def applies(weight: Array, geometry: Geometry) -> bool:
+    """Whether the kernels are 3x3 at stride 1, of channels enough."""
+    plain = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
+    return plain and min(weight.shape[:2]) >= LEAST_CHANNELS
+
+
+def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
+    """See `tinyfcn.ops.conv2d.choose`: products and transforms, for each tile; kernels; a call."""
+    count, (c_out, c_in) = tiles.count(len(x), size), weight.shape[:2]
+    found: float = count * (1.5 * 36 * c_in * c_out + 6300 * (c_in + c_out)) + 8300 * c_in * c_out + 32e6
+    return found
+
+
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
-    """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3), and max(y, 0) if `relu`, into y."""
-    correlate(x, weight, geometry.padding, y, bias, relu)
+    """Write the convolution of x (N, C_in, H, W) with weight (C_out, C_in, 3, 3), and max(y, 0) if `relu`, into y.
 
-
-def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array, gate: Array | None = None) -> None:
-    """Write dx; dy counts as 0 wherever `gate`, of its shape, is not positive.
-
-    Each input collects what the windows around it ask for: a convolution with the kernel turned round.
+    Y = A^T [U * V] A for every tile, a block of tiles at a time.
     """
-    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
-    padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
-    correlate(dy, turned, padding, dx, gate=gate)
-
-
-def weight_gradient(
-    dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...], gate: Array | None = None
-) -> tuple[Array, Array]:
-    """Return (dweight, dbias); dy counts as 0 wherever `gate`, of its shape, is not positive."""
-    xp = array_module(dy, x)
-    c_out, c_in = weight_shape[:2]
-    blocks = tiles.blocks(dy, max(c_in, c_out))
-    # Threads share the blocks of a large map. With many channels on a small one, dU is the larger part of the memory, and
-    # threads share the filters: then there is one sum and not one for each thread.
-    if 0 < 64 * tiles.count(blocks) < c_out * c_in:
-        pieces = [(blocks, filters) for filters in split_evenly(c_out, workers(xp))]
-    else:
-        pieces = [(blocks[share], slice(0, c_out)) for share in split_evenly(len(blocks), workers(xp))]
-
-    def work(share: Sequence[tuple[list[Block], slice]]) -> list[tuple[Array, Array]]:
-        return [gradient_of_filters(dy, gate, filters, x, geometry.padding, part) for part, filters in share]
-
-    found = list(chain.from_iterable(map_shares(xp, work, pieces)))
-    if len(found) == 1:
-        return found[0]
-    dweight, dbias = xp.zeros((c_out, c_in, 3, 3), x.dtype), xp.zeros(c_out, x.dtype)
-    for (_, filters), (dw, db) in zip(pieces, found, strict=True):
-        dweight[filters] += dw
-        dbias[filters] += db
-    return dweight, dbias
-
-
-def correlate(
-    x: Array,
-    weight: Array,
-    padding: tuple[int, int],
-    y: Array,
-    bias: Array | None = None,
-    relu: bool = False,
-    gate: Array | None = None,
-) -> None:
-    """Y = A^T [U * V] A for every tile of y, a block of tiles at a time."""
     xp = array_module(x, weight)
     c_out, c_in = weight.shape[:2]
-    u = kernel_spectra(weight)  # (36, C_in, C_out)
     a_t, b_t, _ = matrices(xp, x.dtype)
-    blocks = tiles.blocks(y, max(c_in, c_out))
+    u = kernel_spectra(weight)  # (36, C_in, C_out)
+    # Threads share the blocks. Where tiles are few, reading all kernels takes longer; there, threads share the filters.
+    few = 2 * tiles.count(len(y), y.shape[2:]) < c_out
+    blocks = tiles.blocks(y, max(c_in, c_out), 1 if few else workers(xp))
+    pieces = list(product(blocks, split_evenly(c_out, workers(xp) if few else 1)))
 
-    def work(todo: Iterator[Block]) -> None:
+    def work(todo: Iterator[tuple[Block, slice]]) -> None:
         buffers = tiles.buffers(xp, x.dtype, blocks, len(x) * max(c_in, c_out))
-        for block in todo:
-            v = tiles.spectra(b_t, x, gate, block, padding, buffers)  # (6, 6, tile rows, tile columns, N, C_in)
-            m = next(buffers)(*v.shape[:-1], c_out)
-            xp.matmul(v.reshape(36, -1, c_in), u, out=m.reshape(36, -1, c_out))
+        for block, filters in todo:
+            v = tiles.spectra(b_t, x, block, geometry.padding, buffers)  # (6, 6, tile rows, tile columns, N, C_in)
+            m = next(buffers)(*v.shape[:-1], filters.stop - filters.start)
+            xp.matmul(v.reshape(36, -1, c_in), u[..., filters], out=m.reshape(36, -1, m.shape[-1]))
             if bias is not None:
                 at_one = m[POINT_ONE, POINT_ONE]
-                at_one += bias
-            tiles.write(a_t, m, y, block, relu, buffers)
+                at_one += bias[filters]
+            tiles.write(a_t, m, y[:, filters], block, relu, buffers)
 
-    map_queue(xp, work, blocks)
+    map_queue(xp, work, pieces)
 
 
-def gradient_of_filters(
-    dy: Array, gate: Array | None, filters: slice, x: Array, padding: tuple[int, int], blocks: list[Block]
-) -> tuple[Array, Array]:
-    """(dweight, dbias) of these filters, from these blocks."""
+def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
+    """Return dweight, and write dx, unless that is None, both from the same spectra of dy."""
     xp = array_module(dy, x)
-    dy, gate = dy[:, filters], None if gate is None else gate[:, filters]
-    c_out, c_in = dy.shape[1], x.shape[1]
-    inputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_in)
-    outputs = tiles.buffers(xp, x.dtype, blocks, len(x) * c_out)
+    c_out, c_in = weight.shape[:2]
+    padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
     a_t, b_t, both = matrices(xp, x.dtype)
-    du = xp.empty((36, c_out, c_in), x.dtype)
-    product = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
-    dbias: Array = 0
-    for block in blocks:
-        v = tiles.spectra(b_t, x, None, block, padding, inputs).reshape(36, -1, c_in)
-        dm = tiles.spectra(a_t.T, dy, gate, block, (0, 0), outputs).reshape(36, -1, c_out)
-        if block is blocks[0]:
-            xp.matmul(dm.swapaxes(1, 2), v, out=du)
-        else:
-            du += xp.matmul(dm.swapaxes(1, 2), v, out=product)
-        dbias = dbias + dm[6 * POINT_ONE + POINT_ONE].sum(axis=0)
-    return (du.reshape(36, -1).T @ both).reshape(c_out, c_in, 3, 3), dbias  # dg = G^T dU G
+    u: Array = None if dx is None else kernel_spectra(weight[:, :, ::-1, ::-1].swapaxes(0, 1))  # (36, C_out, C_in)
+    # Threads share the blocks of a large map, each with a sum dU of its own. With many channels on a small map these sums would
+    # be the larger part of the memory; there, threads share the input channels.
+    small = 64 * tiles.count(len(x), x.shape[2:]) < c_out * c_in
+    blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else workers(xp))
+    if not blocks:  # no images
+        return xp.zeros(weight.shape, dy.dtype)
+    if small:
+        pieces = [(blocks, channels) for channels in split_evenly(c_in, workers(xp))]
+    else:
+        pieces = [(blocks[share], slice(0, c_in)) for share in split_evenly(len(blocks), workers(xp))]
+
+    def work(share: Sequence[tuple[list[Block], slice]]) -> Array:
+        ((blocks, channels),) = share
+        inputs, depth = x[:, channels], channels.stop - channels.start
+        of_y = tiles.buffers(xp, x.dtype, blocks, len(x) * c_out)
+        of_x = tiles.buffers(xp, x.dtype, blocks, len(x) * depth)
+        du = xp.empty((36, c_out, depth), x.dtype)
+        more = xp.empty(du.shape if len(blocks) > 1 else 0, x.dtype)
+        for block in blocks:
+            v = tiles.spectra(b_t, dy, block, padding, of_y)  # (6, 6, tile rows, tile columns, N, C_out)
+            dm = tiles.spectra(a_t.T, inputs, block, (0, 0), of_x)  # likewise, of these input channels
+            rows, columns = v.reshape(36, -1, c_out), dm.reshape(36, -1, depth)
+            if block is blocks[0]:
+                xp.matmul(rows.swapaxes(1, 2), columns, out=du)
+            else:
+                du += xp.matmul(rows.swapaxes(1, 2), columns, out=more)
+            if dx is not None:
+                m = next(of_x)(*dm.shape)
+                xp.matmul(rows, u[..., channels], out=m.reshape(columns.shape))
+                tiles.write(a_t, m, dx[:, channels], block, False, of_x)
+        return (du.reshape(36, -1).T @ both[:, ::-1]).reshape(c_out, depth, 3, 3)  # dg = G^T dU G, turned back
+
+    found = map_shares(xp, work, pieces)
+    return xp.concatenate(found, axis=1) if small else functools.reduce(xp.add, found)
 
 
 def kernel_spectra(weight: Array) -> Array:
