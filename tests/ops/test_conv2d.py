@@ -164,7 +164,7 @@ def test_large_groups_go_winograd_s_way_and_agree_with_the_plain_one(monkeypatch
         ("conv5 of a small map", (1, 256, 6, 8), 256, 3, {"padding": 1}, columns),
         ("conv5 of several small maps", (8, 256, 8, 8), 256, 3, {"padding": 1}, taps),
         ("conv5 of a larger map", (2, 256, 30, 32), 256, 3, {"padding": 1}, winograd),
-        ("fc6, which hangs over the border", (1, 256, 7, 7), 256, 7, {"padding": 3}, taps),
+        ("fc6, which hangs over the border", (2, 256, 8, 8), 256, 7, {"padding": 3}, taps),
         ("score", (1, 512, 16, 16), 21, 1, {}, columns),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

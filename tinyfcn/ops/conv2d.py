@@ -15,6 +15,7 @@ The gradient at the bias is the same for all, and so is a ReLU that follows: see
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -113,21 +114,20 @@ def _at_outputs(dy: Array, y: Array | None) -> tuple[Array, Array]:
     """Return dy, 0 wherever the y of a ReLU is, and db, its sum over images, rows and columns, with one look at each entry."""
     xp = array_module(dy)
     before = dy if y is None else empty_hwnc(xp, dy.shape, dy.dtype)
+    gated = conv.gated if xp is np else kernels.gated
 
-    def work(share: Sequence[slice]) -> Array:
-        total = xp.zeros(dy.shape[1], dy.dtype)
-        for rows in share:
-            outputs = as_matrix(before, rows)
-            if y is not None:
-                if xp is np:
-                    np.multiply(as_matrix(dy, rows), as_matrix(y, rows) > 0, out=outputs)
-                else:
-                    kernels.gated(as_matrix(dy, rows), as_matrix(y, rows), outputs)
-            total += xp.ones(len(outputs), dy.dtype) @ outputs
-        return total
+    def work(share: Sequence[slice]) -> list[Array]:
+        return [of_rows(rows) for rows in share]
+
+    def of_rows(rows: slice) -> Array:
+        outputs = as_matrix(before, rows)
+        if y is not None:
+            gated(as_matrix(dy, rows), as_matrix(y, rows), outputs)
+        return xp.ones(len(outputs), dy.dtype) @ outputs
 
     pieces = bands(xp, dy.shape[2], dy.size // dy.shape[2], at_once(xp, BAND))
-    return before, sum(map_shares(xp, work, pieces), xp.zeros(dy.shape[1], dy.dtype))
+    sums = [db for share in map_shares(xp, work, pieces) for db in share]
+    return before, functools.reduce(xp.add, sums) if sums else xp.zeros(dy.shape[1], dy.dtype)
 
 
 def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
