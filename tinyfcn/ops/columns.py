@@ -59,14 +59,17 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
 
 
 def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
-    """Return dW = dy X^T. Write dX = W^T dy, every entry added to where `im2col` took it from, into dx, unless that is None."""
+    """Return dW = dy X^T, and write dX = W^T dy into dx, unless that is None."""
     if dx is not None:
         input_gradient(dy, weight, geometry, dx)
     return weight_gradient(dy, x, geometry, weight.shape)
 
 
 def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
-    """Write dx. Each thread does some of the input channels, since the windows of neighbouring bands overlap in x."""
+    """Write dX, every entry added to where `im2col` took it from, into dx.
+
+    Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
+    """
     xp = array_module(dy, weight)
     way = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)

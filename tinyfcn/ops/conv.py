@@ -17,7 +17,7 @@ and the chain rule needs nothing but the same two matrices. With dy the gradient
 X only copies entries of x, so dx adds each entry of dX back to the place that it was copied from: `col2im` is `im2col` read
 backwards, as the transpose of a 0-1 matrix is.
 
-`tinyfcn.ops.conv2d` is what networks call. It takes the two functions of this file where a convolution is small, and else
+`tinyfcn.ops.conv2d` is what networks call. It takes `forward` and `backward` of this file where a convolution is small, and else
 others that compute the same faster: `tinyfcn.ops.columns`, `winograd` and `taps`.
 """
 
@@ -55,15 +55,24 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     add_bias(outputs, bias, relu)
 
 
+def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> None:
+    """Write dX = W^T dy, every entry added to where `im2col` took it from, into dx."""
+    columns = weight.reshape(len(weight), -1).T @ as_matrix(dy).T  # (C_in k_h k_w, H_out W_out N)
+    dx[...] = 0
+    col2im(columns, dx, geometry, slice(0, dy.shape[2]), dy.shape[3])
+
+
+def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> Array:
+    """Return dW = dy X^T."""
+    columns = im2col(x, geometry, slice(0, dy.shape[2]), dy.shape[3])  # (C_in k_h k_w, H_out W_out N)
+    return (as_matrix(dy).T @ columns.T).reshape(weight_shape)
+
+
 def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
-    """Return dW = dy X^T. Write dX = W^T dy, every entry added to where `im2col` took it from, into dx, unless that is None."""
-    rows, width = slice(0, dy.shape[2]), dy.shape[3]
-    outputs = as_matrix(dy)  # (H_out W_out N, C_out)
+    """Return dW, and write dX into dx, unless that is None."""
     if dx is not None:
-        dx[...] = 0
-        col2im(weight.reshape(len(weight), -1).T @ outputs.T, dx, geometry, rows, width)
-    columns = im2col(x, geometry, rows, width)  # (C_in k_h k_w, H_out W_out N)
-    return (outputs.T @ columns.T).reshape(weight.shape)
+        input_gradient(dy, weight, geometry, dx)
+    return weight_gradient(dy, x, geometry, weight.shape)
 
 
 def im2col(x: Array, geometry: Geometry, rows: slice, width: int) -> Array:

@@ -137,8 +137,12 @@ def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, sli
 
 
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight, those of one group, to outputs of this size: by shapes alone, the
-    one whose `cost` is least.
+    """The module that computes a convolution of x with weight, those of one group, to outputs of this size: the one of least cost.
+
+    A cost is a time, a third of that of forward and backward together, in multiplications that the fastest matrix product does in
+    it. It adds up products, what is copied or transformed for each pixel and each weight, and what a call takes, with constants
+    that fit 192 shapes on two cores of a Xeon at 2.8 GHz, whose product does 134 multiplications in a nanosecond. There the way
+    that it chooses takes 1.02 times as long as the fastest one, on average, and 1.4 times at most.
 
     On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.

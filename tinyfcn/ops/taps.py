@@ -1,4 +1,4 @@
-r"""Convolution tap by tap, at stride 1: for large kernels that hang over the border, as fc6's 7x7 does on a small map.
+r"""Convolution tap by tap, at stride 1: for small maps of many channels, and for kernels that hang over the border, as fc6's 7x7.
 
 In the formula of `tinyfcn.ops.conv`, put the sum over the kernel's taps (i, j) outside; what is left inside is a product of
 matrices, for all output pixels (r, c) at once:
