@@ -3,13 +3,17 @@
 A contender's function takes a piece of work, gets everything ready, and returns the call to time. All contenders see the same
 numbers, drawn from the same seeds, in the layout that each has in its own network.
 
-PyTorch and ONNX Runtime are loaded by name, where they are timed: neither is needed by anything else here.
+The other libraries are loaded by name, where they are timed: none is needed by anything else here.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,10 +39,18 @@ from tinyfcn.parallel import in_pieces
 from tinyfcn.training import train_step
 
 TINYFCN, COLUMNS, TORCH, TF32, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "PyTorch TF32", "ONNX Runtime"
-NEEDS = {TORCH: ("torch",), TF32: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
+CHANNELS_LAST, COMPILED, TORCH_BF16 = "PyTorch channels last", "PyTorch compiled", "PyTorch bf16"
+OPENVINO, OPENVINO_BF16 = "OpenVINO", "OpenVINO bf16"
+NEEDS = {  # modules, the contender's own one first
+    **dict.fromkeys((TORCH, CHANNELS_LAST, TF32, COMPILED, TORCH_BF16), ("torch",)),
+    ONNX: ("onnxruntime", "onnx"),
+    **dict.fromkeys((OPENVINO, OPENVINO_BF16), ("openvino", "onnx")),
+}
+SLOW_TO_START, ROUNDING = (COMPILED,), (TORCH_BF16, OPENVINO_BF16)  # who takes part only where asked for
 
 CLASSES = 21  # PASCAL VOC's
 LEARNING_RATE = 1e-6
+CPUINFO = Path("/proc/cpuinfo")
 SPAWN = get_context("spawn")
 
 
@@ -67,6 +79,23 @@ class Job(NamedTuple):
 
 def installed(contender: str) -> bool:
     return all(find_spec(module) for module in NEEDS.get(contender, ()))
+
+
+def obstacle(contender: str) -> str | None:
+    """What keeps a contender that is installed from taking part on this machine, or None."""
+    if contender in ROUNDING and not has_bf16():
+        return "the processor has no bf16 instructions, and would emulate them"
+    if contender == COMPILED and not shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")):
+        return "there is no C++ compiler"
+    return None
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bf16, by what Linux says of it; elsewhere that is not known."""
+    try:
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPUINFO.read_text(encoding="utf-8").split())
+    except OSError:
+        return False
 
 
 # How much there is to do
@@ -196,18 +225,41 @@ def _amounts(net: FCN, work: Work) -> tuple[int, int]:
 # PyTorch
 
 
-def load_torch(work: Work) -> tuple[Any, Callable[[np.ndarray], Any]]:
-    """PyTorch, and what makes a tensor on the work's device of a NumPy array. On a GPU it computes in float32, as CuPy does."""
+class Way(NamedTuple):
+    """How PyTorch computes. `fine-tune` has its channels last in any case, which is faster there."""
+
+    channels_last: bool = False
+    tf32: bool = False  # on a GPU's tensor cores: factors are rounded to 10 bits of mantissa, sums are float32
+    bf16: bool = False  # where PyTorch's autocast rounds to it
+    compiled: bool = False
+
+
+WAYS = {
+    TORCH: Way(),
+    CHANNELS_LAST: Way(channels_last=True),
+    TF32: Way(tf32=True),
+    COMPILED: Way(compiled=True),
+    TORCH_BF16: Way(channels_last=True, bf16=True),
+}
+
+
+def load_torch(work: Work, way: Way) -> tuple[Any, Callable[[np.ndarray], Any], Any]:
+    """PyTorch, what makes a tensor on the work's device of a NumPy array, and the context in which to compute."""
     torch = import_module("torch")
     torch.set_num_threads(thread_count())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch, lambda array: torch.from_numpy(array).to("cuda" if work.device == "gpu" else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = way.tf32
+    layout = torch.channels_last if way.channels_last or work.task == "fine-tune" else torch.contiguous_format
+
+    def tensor(array: np.ndarray) -> Any:
+        there = torch.from_numpy(array).to("cuda" if work.device == "gpu" else "cpu")
+        return there.contiguous(memory_format=layout) if array.ndim == 4 else there
+
+    return torch, tensor, torch.autocast("cpu", torch.bfloat16) if way.bf16 else nullcontext()
 
 
-def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
-    """The scores that `net` gives, with PyTorch's functions, from its parameters as tensors."""
-    torch = import_module("torch")
-    f = torch.nn.functional
+def torch_scores(net: FCN, params: dict[str, Any], kernels: dict[str, Any], x: Any) -> Any:
+    """The scores that `net` gives, with PyTorch's functions, from its parameters and upsampling kernels as tensors."""
+    f = import_module("torch").nn.functional
 
     def conv(name: str, x: Any, padding: int = 0) -> Any:
         return f.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], padding=padding)
@@ -222,33 +274,45 @@ def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
     x = f.relu_(conv("fc6", x, net.fc6_padding))
     x = conv("score_fr", f.relu_(conv("fc7", x)))
     for (name, stride), skip in zip_longest(net.upsamplings.items(), net.skips):
-        kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).to(x).repeat(net.num_classes, 1, 1, 1)
-        x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
+        x = f.conv_transpose2d(x, kernels[name], stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
         if skip:
             x, _ = cropped_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
     return x[window(net.offsets["score"], height, width)].contiguous()
 
 
-def torch_forward(work: Work) -> Job:
-    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
+def torch_network(work: Work, way: Way) -> tuple[Any, dict[str, Any], Any, Any, Callable[[Any], Any]]:
+    """PyTorch, parameters, images and labels as tensors, and the function from images to scores."""
+    (torch, tensor, context), net = load_torch(work, way), network(work._replace(device="cpu"))
     params = {name: tensor(p) for name, p in net.params.items()}
-    x = tensor(batch(work)[0])
-    return Job(torch.inference_mode()(lambda: torch_scores(net, params, x)))
-
-
-def torch_step(work: Work) -> Job:
-    """As tinyfcn's: biases learn at twice the rate, and do not decay. Fine-tuning has the layout that is PyTorch's faster one."""
-    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
-    layout = torch.channels_last if work.task == "fine-tune" else torch.contiguous_format
-    laid = {name: tensor(p).contiguous(memory_format=layout) if p.ndim == 4 else tensor(p) for name, p in net.params.items()}
-    params = {name: p.requires_grad_() for name, p in laid.items()}
+    kernels = {
+        name: tensor(ops.bilinear_weight(1, side, net.dtype)).repeat(net.num_classes, 1, 1, 1)
+        for name, side in net.kernels.items()
+    }
     x, labels = map(tensor, batch(work))
-    x, labels = x.contiguous(memory_format=layout), labels.long()
+
+    def scores(x: Any) -> Any:
+        with context:
+            return torch_scores(net, params, kernels, x)
+
+    return torch, params, x, labels, torch.compile(scores) if way.compiled else scores
+
+
+def torch_forward(work: Work, way: Way) -> Job:
+    torch, _, x, _, scores = torch_network(work, way)
+    return Job(torch.inference_mode()(lambda: scores(x)))
+
+
+def torch_step(work: Work, way: Way) -> Job:
+    """As tinyfcn's: biases learn at twice the rate, and do not decay."""
+    torch, params, x, labels, scores = torch_network(work, way)
+    labels = labels.long()
     ours = OPTIMISERS[work.task](LEARNING_RATE)
     groups = [
         {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": ours.weight_decay},
         {"params": [p for name, p in params.items() if name.endswith(".bias")], "lr": BIAS_RATE * ours.lr},
     ]
+    for p in params.values():
+        p.requires_grad_()
     if isinstance(ours, SGD):
         optimiser = torch.optim.SGD(groups, ours.lr, ours.momentum)
     else:
@@ -256,7 +320,7 @@ def torch_step(work: Work) -> Job:
 
     def run() -> Any:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(torch_scores(net, params, x), labels, ignore_index=255)
+        loss = torch.nn.functional.cross_entropy(scores(x).float(), labels, ignore_index=255)
         loss.backward()
         optimiser.step()
         return loss.detach()
@@ -264,16 +328,8 @@ def torch_step(work: Work) -> Job:
     return Job(run)
 
 
-def in_tf32(job: Callable[[Work], Job], work: Work) -> Job:
-    """PyTorch's job, on a GPU's tensor cores: factors are rounded to 10 bits of mantissa, sums are float32."""
-    made = job(work)
-    torch = import_module("torch")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    return made
-
-
-def torch_layer(work: Work) -> Job:
-    torch, tensor = load_torch(work)
+def torch_layer(work: Work, way: Way) -> Job:
+    torch, tensor, _ = load_torch(work, way)
     x, weight, bias, dy = map(tensor, layer_arrays(work))
     if work.task == "layer":
         return Job(torch.inference_mode()(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=work.edge)))
@@ -283,23 +339,20 @@ def torch_layer(work: Work) -> Job:
     return Job(lambda: backward(dy, x, weight, list(bias.shape), one, edge, one, False, none, 1, wanted))
 
 
-# ONNX Runtime
+# What reads ONNX files
 
 
-def onnx_forward(work: Work) -> Job:
+@contextmanager
+def onnx_file(work: Work) -> Iterator[Path]:
+    """The net of a piece of work as a file, which a process of its own writes, so that its memory is not counted here."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "fcn8s.onnx")
-        writer = SPAWN.Process(target=_write, args=(work, file), daemon=True)  # so that its memory is not counted here
+        writer = SPAWN.Process(target=_write, args=(work, file), daemon=True)
         writer.start()
         writer.join()
         if writer.exitcode:
             raise RuntimeError("no ONNX file could be written")
-        onnxruntime = import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = thread_count()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: batch(work)[0]}
-    return Job(lambda: session.run(None, feed))
+        yield file
 
 
 def _write(work: Work, file: Path) -> None:
@@ -307,8 +360,29 @@ def _write(work: Work, file: Path) -> None:
     write_onnx(net, file, net.description())
 
 
+def onnx_forward(work: Work) -> Job:
+    onnxruntime = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    with onnx_file(work) as file:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: batch(work)[0]}
+    return Job(lambda: session.run(None, feed))
+
+
+def openvino_forward(work: Work, precision: str = "f32") -> Job:
+    core = import_module("openvino").Core()
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": thread_count()}
+    with onnx_file(work) as file:
+        model = core.read_model(file)
+        model.reshape(work.shape)  # so that it is compiled for this size
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+    x = batch(work)[0]
+    return Job(lambda: list(request.infer([x], share_inputs=True, share_outputs=True).values()))
+
+
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")
-TORCH_JOBS: dict[str, Callable[[Work], Job]] = {
+TORCH_JOBS: dict[str, Callable[..., Job]] = {
     "forward": torch_forward,
     **dict.fromkeys(OPTIMISERS, torch_step),
     **dict.fromkeys(LAYER_TASKS, torch_layer),
@@ -322,7 +396,8 @@ JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
         "copy": copy,
     },
     COLUMNS: {"forward": forward},
-    TORCH: TORCH_JOBS,
-    TF32: {task: partial(in_tf32, job) for task, job in TORCH_JOBS.items()},
+    **{name: {task: partial(job, way=way) for task, job in TORCH_JOBS.items()} for name, way in WAYS.items()},
     ONNX: {"forward": onnx_forward},
+    OPENVINO: {"forward": openvino_forward},
+    OPENVINO_BF16: {"forward": partial(openvino_forward, precision="bf16")},
 }

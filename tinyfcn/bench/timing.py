@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, TF32, TORCH, Work, installed
+from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, WAYS, Work
 from tinyfcn.errors import InputError
 
 try:
@@ -71,12 +71,12 @@ class Clock(NamedTuple):
 
 
 def measure(work: Work, repeats: int, tick: Callable[[], Any] = lambda: None) -> list[Measurement]:
-    """Time all contenders that are installed; `tick` is called after each answer, of which a contender gives `answers(repeats)`.
+    """Time all contenders; `tick` is called after each answer, of which a contender gives `answers(repeats)`.
 
     One that fails is left out, with a line on stderr. Raises InputError where the first one fails, tinyfcn.
     """
     with contextlib.ExitStack() as stack:
-        asks = {name: stack.enter_context(contender(name, work)) for name in work.contenders if installed(name)}
+        asks = {name: stack.enter_context(contender(name, work)) for name in work.contenders}
         given: dict[str, list[Answer]] = {name: [] for name in asks}
         for _ in range(answers(repeats)):
             for name in list(asks):
@@ -175,7 +175,7 @@ def seconds_of(run: Callable[[], Any], clock: Clock) -> float:
 def clock_of(name: str, device: str) -> Clock:
     if device == "cpu":
         return Clock(host_seconds, peak_memory)
-    if name in (TORCH, TF32):
+    if name in WAYS:
         torch = import_module("torch")
         return Clock(lambda run, calls: device_seconds(torch, run, calls), torch.cuda.max_memory_reserved)
     cupy = import_module("cupy")
