@@ -4,13 +4,14 @@ import json
 import multiprocessing
 import re
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from tinyfcn import command, ops, parallel
 from tinyfcn.bench import __main__ as bench
-from tinyfcn.bench import contenders, profiling, timing
+from tinyfcn.bench import contenders, cost, profiling, scaling, timing
 from tinyfcn.bench.contenders import (
     CHANNELS_LAST,
     CLASSES,
@@ -28,9 +29,8 @@ from tinyfcn.bench.contenders import (
     TORCH,
     TORCH_BF16,
     Work,
-    arithmetic,
-    map_sizes,
 )
+from tinyfcn.bench.cost import arithmetic, map_sizes
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCN8s
 
@@ -312,6 +312,139 @@ def test_who_takes_part(monkeypatch, capfd, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert names("bf16|compiled") == {TORCH_BF16, OPENVINO_BF16}
     assert capfd.readouterr().err == f"left out: {COMPILED}: there is no C++ compiler\n"
+
+
+# What it should cost
+
+
+def count_products(monkeypatch):
+    """Operations of all calls of matmul from now on, in a list."""
+    counted, matmul = [], np.matmul
+
+    def counting(a, b, **options):
+        y = matmul(a, b, **options)
+        counted.append(2 * y.size * a.shape[-1])
+        return y
+
+    monkeypatch.setenv("TINYFCN_THREADS", "1")
+    monkeypatch.setattr(np, "matmul", counting)
+    return counted
+
+
+def test_the_layers_counted_are_those_that_run(monkeypatch):
+    """With the paper's padding too, where the first maps are narrower than by definition, and widened later."""
+    for padding in "paper", "same":
+        net, seen = FCN8s(CLASSES, 1 / 64, padding, dropout=0.0), {}
+
+        def spy(name, forward, x, *arguments, seen=seen, apply=net.apply, **options):
+            y = apply(name, forward, x, *arguments, **options)
+            seen[name] = x.shape[1:], y.shape[1:]
+            return y
+
+        monkeypatch.setattr(net, "apply", spy)
+        net.forward(np.zeros((1, 3, 75, 97), np.float32))
+        weights = {name: p.shape for name, p in net.params.items()}
+        counted = {layer.name: (layer.inputs, layer.outputs) for layer in cost.layers(weights, padding, (75, 97))}
+        assert counted == {name: seen[name] for name in counted}
+        others = {"upscore2", "upscore_pool4", "upscore8", "score_pool4.add", "score_pool3.add"}
+        assert set(seen) - set(counted) == others
+
+
+def test_a_winograd_layer_costs_what_it_does_by_hand():
+    """17 > 20 channels, 12x9 outputs: 3x3 tiles in one block."""
+    layer = cost.Layer("conv", "layer", (17, 12, 9), (20, 12, 9), kernel=3, padding=1)
+    assert cost.way_of(layer, 1) is ops.winograd
+    assert cost.forward(layer, 1) == (
+        2 * 36 * 9 * 17 * 20,
+        9 * (17 * 720 + 20 * 480) + 17 * 20 * 2 * 36 * 9,
+        9 * (17 * (16 + 24 + 24 + 36) + 20 * (36 + 16 + 16 + 16)),
+        9 * 16 * (17 + 20) + 17 * 20 * (3 * 9 + 36 + 3 * 36),
+    )
+    weight = cost.backward(layer, 1, need_dx=False)
+    assert weight == (
+        2 * 36 * 9 * 17 * 20,
+        9 * (17 * 720 + 20 * 480) + 17 * 20 * 2 * 36 * 9,
+        9 * (17 * (16 + 24 + 24 + 36) + 20 * (16 + 16 + 16 + 16 + 32 + 36 - 16)),
+        9 * 16 * (17 + 2 * 20) + 17 * 20 * (36 + 45),
+    )
+    assert cost.backward(layer, 1).products == 2 * weight.products
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        cost.Layer("conv", "winograd", (24, 61, 50), (32, 61, 50), kernel=3, padding=1),
+        cost.Layer("conv", "columns", (3, 40, 50), (32, 40, 50), kernel=3, padding=1),
+        cost.Layer("conv", "pointwise", (32, 20, 30), (21, 20, 30)),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_products_are_as_many_as_the_operation_makes(monkeypatch, layer):
+    """The first transform of a tile's neighbours is shared, but for the outermost ones: hence the few percent."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *layer.inputs), np.float32)
+    weight = rng.standard_normal((layer.outputs[0], layer.inputs[0], layer.kernel, layer.kernel), np.float32)
+    counted = count_products(monkeypatch)
+    ops.conv2d_forward(x, weight, padding=layer.padding)
+    expected = cost.forward(layer, 2)
+    assert sum(counted) == pytest.approx(expected.products + expected.transforms, rel=0.05)
+
+
+def test_taps_meet_what_lies_inside_the_map():
+    """A kernel of 7x7 with padding 3 on a 4x4 map: in each direction 16 of 28 pairs of tap and output, as its module says."""
+    layer = cost.Layer("conv", "fc6", (32, 4, 4), (64, 4, 4), kernel=7, padding=3)
+    assert cost.way_of(layer, 1) is ops.taps
+    assert cost.forward(layer, 1).products == 2 * 32 * 64 * 16 * 16
+
+
+@pytest.mark.parametrize("task, width", [("forward", 1 / 8), ("forward", 1 / 4), ("step", 1 / 8), ("fine-tune", 1 / 8)])
+def test_memory_is_what_numpy_allocates(monkeypatch, task, width):
+    monkeypatch.setenv("TINYFCN_THREADS", "1")
+    tracemalloc.start()
+    work = scaling.point(task, side=96, images=2, width=width, threads=1)
+    run = JOBS[TINYFCN][task](work).run
+    tracemalloc.reset_peak()  # what it took to draw the parameters
+    run()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    nothing = scaling.Fixed(0.0, 0)
+    _, expected = scaling.predict(work, cost.Machine(1, 1, 1, 1), nothing)
+    assert peak == pytest.approx(expected, rel=0.15)
+
+
+def test_seconds_are_amounts_over_what_the_machine_does():
+    machine = cost.Machine(peak=100, rate=10, cache=40, memory=4)
+    assert machine.seconds(cost.Cost(products=200, transforms=30, passes=40, traffic=5)) == 2 + 3 + 4 + 5
+
+
+def test_scaling_prints_and_writes_the_points_and_the_model(call, monkeypatch, tmp_path):
+    """On a machine that does one operation or byte a second."""
+
+    def measure(work, repeats, tick):
+        amounts = (1, 1) if work.title in scaling.SIZES else (0, 0)
+        return [timing.Measurement(work, TINYFCN, (1.0, 3.0, 2.0), *amounts, 10**9, None)]
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    monkeypatch.setattr(scaling, "SIDES", (scaling.SIDE, 2000))
+    monkeypatch.setattr(scaling, "BATCHES", (1, 2))
+    status, out, err = call("--scaling", "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
+    assert status == 0, err
+    found = json.loads((tmp_path / "s.json").read_text())
+    titles = [r["work"] for r in found["results"]]
+    assert len(set(titles)) == len(titles) == 2 * (len({1, parallel.thread_count()}) * 2 + 1 + 3)
+    assert set(found["machine"]["by_threads"]) == {str(threads) for threads in {1, parallel.thread_count()}}
+    assert all(title in out for title in titles) and f"{len(titles)} of {len(titles)} are more than 1.5 times off" in out
+    largest = max(found["results"], key=lambda r: r["model_seconds"])
+    assert largest["median_seconds"] == 2 and largest["task"] == "step" and largest["shape"][2] == 2000
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("task, amount", [("transform", 100 * 2 * 6 * 6 * 16 * 8), ("block copy", 100 * 2 * 4 * 1024)])
+def test_what_measures_the_cache_counts_what_it_does(monkeypatch, task, amount):
+    monkeypatch.setenv("TINYFCN_THREADS", "2")
+    job = JOBS[TINYFCN][task](Work("", task, (TINYFCN,), (8 if task == "transform" else 1024,)))
+    job.run()
+    assert max(job.arithmetic, job.traffic) == amount
 
 
 # The profile

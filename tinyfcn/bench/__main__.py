@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command, values
 from tinyfcn.backend import describe_device, processor_name, thread_count
-from tinyfcn.bench import profiling
+from tinyfcn.bench import profiling, scaling
 from tinyfcn.bench.contenders import (
     CHANNELS_LAST,
     COLUMNS,
@@ -37,9 +37,9 @@ from tinyfcn.bench.contenders import (
     TORCH_BF16,
     Work,
     installed,
-    map_sizes,
     obstacle,
 )
+from tinyfcn.bench.cost import map_sizes
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing, write_json
@@ -55,6 +55,7 @@ Without arguments: a net of a quarter of the width, well under a minute on two c
   python -m tinyfcn.bench --full --plot bench.png      all of it, at full width: some ten minutes and 10 GB of memory
   python -m tinyfcn.bench --layers --json layers.json
   python -m tinyfcn.bench --against .                  every contender, also PyTorch compiled, and those that round to bf16
+  python -m tinyfcn.bench --scaling --plot scaling.png how time and memory grow, beside what they should be
   python -m tinyfcn.bench --profile                    where the time of a training step goes
 """
 NOTES = """\
@@ -319,6 +320,11 @@ def parser() -> command.Parser:
         "--against", type=_pattern, metavar="PATTERN", help="contenders whose names this pattern finds (default: see below)"
     )
     parse.add_argument("--profile", action="store_true", help="where the time of the training steps goes, in place of comparing")
+    parse.add_argument(
+        "--scaling",
+        action="store_true",
+        help="how time and memory grow with image, batch, width and threads, beside a model, in place of comparing; on a CPU",
+    )
     command.add_device(parse)
     parse.add_argument("--width", type=command.option(values.WIDTH), help="of the net in the quick run (default 0.25)")
     parse.add_argument("--size", type=command.option(values.SIDE), metavar="N", help=f"... and of its image (default {SIDE})")
@@ -359,6 +365,19 @@ def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None
         write_json(path, {"machine": facts, "profiles": steps})
 
 
+def scale(facts: dict[str, Any], options: argparse.Namespace) -> None:
+    """Measure how cost grows, and write it where `options` say."""
+    every = list(dict.fromkeys(work for works in scaling.axes().values() for work in works))
+    with tqdm(unit="run", leave=False) as bar:
+        machines, found = scaling.run(every, bar.update, bar.write)
+    apart = scaling.apart(found)
+    print(f"\n{len(apart)} of {len(found)} are more than {scaling.APART:g} times off the model")
+    if options.json:
+        write_json(options.json, {"machine": facts | {"by_threads": machines}, "results": found})
+    if options.plot:
+        scaling.plot(found, options.plot)
+
+
 def main() -> None:
     options = parser().parse_args()
     todo = works(options)
@@ -366,10 +385,16 @@ def main() -> None:
     xp = open_device(options.device)
     device, table = ("cpu", TABLE) if xp is np else ("gpu", GPU_TABLE)
     todo, facts = entered(todo, device, options.against), machine(xp)
-    if options.plot and not (options.full or options.growth or any(name in NEEDS for work in todo for name in work.contenders)):
+    if options.scaling and device == "gpu":
+        raise InputError("--scaling: the model is of a CPU; add --device cpu")
+    if options.plot and not (
+        options.scaling or options.full or options.growth or any(name in NEEDS for work in todo for name in work.contenders)
+    ):
         raise InputError("--plot: nothing to draw without --growth, as no other library takes part")
     print(device_line(xp, options.device))
     print(describe(facts))
+    if options.scaling:
+        return scale(facts, options)
     if options.profile:
         return profile_steps(todo, facts, options.json)
     product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)

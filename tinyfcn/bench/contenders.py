@@ -28,14 +28,13 @@ from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
 from tinyfcn.backend import Array, by_pixels, choose_device, thread_count, to_device
+from tinyfcn.bench.cost import arithmetic, traffic
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.alignment import cropped_sum, window
-from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
-from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
-from tinyfcn.parallel import in_pieces
+from tinyfcn.parallel import in_pieces, map_shares
 from tinyfcn.training import train_step
 
 TINYFCN, COLUMNS, TORCH, TF32, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "PyTorch TF32", "ONNX Runtime"
@@ -50,6 +49,7 @@ SLOW_TO_START, ROUNDING = (COMPILED,), (TORCH_BF16, OPENVINO_BF16)  # who takes 
 
 CLASSES = 21  # PASCAL VOC's
 LEARNING_RATE = 1e-6
+AGAIN = 50  # times, what is short
 CPUINFO = Path("/proc/cpuinfo")
 SPAWN = get_context("spawn")
 
@@ -67,6 +67,7 @@ class Work(NamedTuple):
     edge: int = 1  # padding of the layer
     device: str = "cpu"  # or "gpu"
     hidden: int | None = None  # channels of the net's fc6 and fc7; None: 4096 x width
+    threads: int = 0  # 0: as many as there are
 
 
 class Job(NamedTuple):
@@ -96,39 +97,6 @@ def has_bf16() -> bool:
         return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPUINFO.read_text(encoding="utf-8").split())
     except OSError:
         return False
-
-
-# How much there is to do
-
-
-def map_sizes(padding: str, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Height and width of the map that each convolution of an FCN-8s computes from an image of `size`."""
-    h, w = (VGG.map_sizes(*paddings(VGG, padding), side) for side in size)
-    sizes = {name: (h[name], w[name]) for name in h}
-    skips = {skip: sizes[f"pool{pool}"] for skip, pool in FCN8s.skips.items()}
-    convs = {name: size for name, size in sizes.items() if not name.startswith("pool")}
-    return convs | skips | dict.fromkeys(("fc7", "score_fr"), sizes["fc6"])
-
-
-def arithmetic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
-    """Floating-point operations of a forward pass of images `shape` through an FCN-8s, by the definition of convolution.
-
-    A multiplication and an addition for each weight and place, on all of the padded image. Pooling, ReLU and bilinear
-    upsampling, well under a hundredth of it, are not counted. A training step has three times as many: forward, and
-    as many again for each of the two gradients.
-    """
-    sizes = map_sizes(padding, (shape[2], shape[3]))
-    return 2 * shape[0] * sum(prod(weights[f"{name}.weight"]) * h * w for name, (h, w) in sizes.items())
-
-
-def traffic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
-    """Bytes that the convolutions of such a forward pass must move at least: each weight, input and output once, in float32.
-
-    An input counts as one of its output's size, which it nearly has.
-    """
-    sizes = map_sizes(padding, (shape[2], shape[3]))
-    shapes = {name: weights[f"{name}.weight"] for name in sizes}
-    return 4 * sum(prod(shapes[name]) + shape[0] * sum(shapes[name][:2]) * h * w for name, (h, w) in sizes.items())
 
 
 # The same numbers for all
@@ -210,6 +178,33 @@ def copy(work: Work) -> Job:
         target[...] = source
 
     return Job(lambda: in_pieces(piece, b, a), traffic=2 * a.nbytes)
+
+
+def transform(work: Work) -> Job:
+    """Products of 6x6 matrices with rows of so many numbers, as Winograd's transforms are, in each thread's cache."""
+    matrix = np.random.default_rng(5).standard_normal((6, 6), np.float32)
+    source = np.ones((16, 6, *work.shape), np.float32)
+    run = in_each_thread(lambda x, y: np.matmul(matrix, x, out=y), source, source)
+    return Job(run, AGAIN * thread_count() * 2 * 6 * source.size)
+
+
+def block_copy(work: Work) -> Job:
+    """Copies of blocks as large as the convolutions' inside each thread's cache, every fourth pixel, as tiles are cut."""
+    source = np.ones((work.shape[0] // 256, 4, 64), np.float32)
+    run = in_each_thread(lambda x, y: np.copyto(y, x.swapaxes(0, 1)), source, source.swapaxes(0, 1))
+    return Job(run, traffic=AGAIN * thread_count() * 2 * source.nbytes)
+
+
+def in_each_thread(change: Callable[[np.ndarray, np.ndarray], Any], source: np.ndarray, target: np.ndarray) -> Callable[[], Any]:
+    """A call in which each thread changes, AGAIN and again, a copy of `target` given one of `source`."""
+    arrays = [(np.array(source, order="C"), np.array(target, order="C")) for _ in range(thread_count())]
+
+    def work(share: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        for pair in share:
+            for _ in range(AGAIN):
+                change(*pair)
+
+    return lambda: map_shares(np, work, arrays)
 
 
 def _batch(work: Work) -> Iterator[Array]:
@@ -394,6 +389,8 @@ JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
         **dict.fromkeys(LAYER_TASKS, layer),
         "product": product,
         "copy": copy,
+        "transform": transform,
+        "block copy": block_copy,
     },
     COLUMNS: {"forward": forward},
     **{name: {task: partial(job, way=way) for task, job in TORCH_JOBS.items()} for name, way in WAYS.items()},

@@ -147,6 +147,8 @@ def serve(connection: Any, name: str, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the parent too, which ends this process,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # in this way, which removes temporary files
     os.environ["TINYFCN_CONV"] = "columns" if name == COLUMNS else "fast"
+    if work.threads:
+        os.environ["TINYFCN_THREADS"] = str(work.threads)
     try:
         clock = clock_of(name, work.device)
         job = JOBS[name][work.task](work)
