@@ -427,7 +427,7 @@ def test_scaling_prints_and_writes_the_points_and_the_model(call, monkeypatch, t
     monkeypatch.setattr(scaling, "measure", measure)
     monkeypatch.setattr(scaling, "SIDES", (scaling.SIDE, 2000))
     monkeypatch.setattr(scaling, "BATCHES", (1, 2))
-    status, out, err = call("--scaling", "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
+    status, out, err = call("--scaling", "--repeats", 3, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png")
     assert status == 0, err
     found = json.loads((tmp_path / "s.json").read_text())
     titles = [r["work"] for r in found["results"]]

@@ -116,10 +116,10 @@ def layers() -> list[Work]:
 
 
 def works(options: argparse.Namespace) -> list[Work]:
-    quick = not (options.full or options.finetune or options.layers or options.growth)
+    quick = not (options.full or options.finetune or options.layers or options.growth or options.scaling)
     if not quick and (options.width or options.size):
         raise InputError(
-            "--width and --size are for the quick run; --full, --finetune, --layers and --growth have sizes of their own"
+            "--width and --size are for the quick run; --full, --finetune, --layers, --growth and --scaling have their own sizes"
         )
     chosen = [kind(options.size or SIDE, options.width or 0.25) for kind in (forward, step)] if quick else []
     if options.full:
@@ -130,6 +130,8 @@ def works(options: argparse.Namespace) -> list[Work]:
         chosen += [forward(side) for side in SIDES]
     if options.layers or options.full:
         chosen += layers()
+    if options.scaling:
+        chosen = scaling.points()
     if options.only:
         chosen = [work for work in chosen if options.only.search(work.title)]
         if not chosen:
@@ -317,7 +319,10 @@ def parser() -> command.Parser:
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
     parse.add_argument("--only", type=_pattern, metavar="PATTERN", help="of these, what has titles that this pattern finds")
     parse.add_argument(
-        "--against", type=_pattern, metavar="PATTERN", help="contenders whose names this pattern finds (default: see below)"
+        "--against",
+        type=_pattern,
+        metavar="PATTERN",
+        help="contenders whose names this pattern finds (default: all in float32, but PyTorch compiled)",
     )
     parse.add_argument("--profile", action="store_true", help="where the time of the training steps goes, in place of comparing")
     parse.add_argument(
@@ -365,11 +370,9 @@ def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None
         write_json(path, {"machine": facts, "profiles": steps})
 
 
-def scale(facts: dict[str, Any], options: argparse.Namespace) -> None:
+def scale(todo: Sequence[Work], facts: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure how cost grows, and write it where `options` say."""
-    every = list(dict.fromkeys(work for works in scaling.axes().values() for work in works))
-    with tqdm(unit="run", leave=False) as bar:
-        machines, found = scaling.run(every, bar.update, bar.write)
+    machines, found = scaling.run(todo, options.repeats, tqdm.write)
     apart = scaling.apart(found)
     print(f"\n{len(apart)} of {len(found)} are more than {scaling.APART:g} times off the model")
     if options.json:
@@ -394,7 +397,7 @@ def main() -> None:
     print(device_line(xp, options.device))
     print(describe(facts))
     if options.scaling:
-        return scale(facts, options)
+        return scale(todo, facts, options)
     if options.profile:
         return profile_steps(todo, facts, options.json)
     product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)

@@ -32,7 +32,7 @@ The input gradient is a convolution too, and the weight gradient transforms x an
     columns                  k^2 c P written, read and packed (where k > 1); bias and ReLU, 4 d P       x, y; weights 3 x
     taps                     each tap's pixels copied; their products written and added                 x, y; weights 3 x
     pooling                  y read and written for each of the four taps; backward, 4 numbers a tap    x, y; backward dx twice
-    scores                   some ten for loss and gradient                                             written and read
+    scores                   ten for the loss, 10 for exp                                                 written and read
     update                   10 for momentum, 25 for Adam                                               3, and 2 for each moment
 
 **Memory** is what the bare process holds, the parameters and their moments, the batch, and at the worst moment
@@ -67,7 +67,7 @@ NUMBER = 4  # bytes
 SPECTRUM, TILE_INPUT, TILE_OUTPUT, KERNEL = 36, 720, 480, 648  # numbers of a tile, and operations of transforms, for each channel
 CUT_INPUT, CUT_OUTPUT, GATE, WRITE, MAP = 64, 48, 32, 48, 16  # numbers in a tile's passes, and in its part of a map
 UPDATE_PASSES = {1: 10, 2: 25}  # by moments
-LOSS_PASSES = 10
+LOSS_PASSES = 20
 
 
 class Cost(NamedTuple):

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from tinyfcn.backend import thread_count
 from tinyfcn.bench import cost
 from tinyfcn.bench.contenders import CLASSES, OPTIMISERS, TINYFCN, Work
 from tinyfcn.bench.cost import Machine
-from tinyfcn.bench.timing import Measurement, measure
+from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.files import replacing
 from tinyfcn.models import FCN8s
 from tinyfcn.ops.tiles import BLOCK_BYTES
@@ -25,7 +27,6 @@ WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 NOTHING = (1, 3, 1, 1), 1 / 512  # batch and width with which there is next to nothing to compute
 TASKS = ("forward", "step")
 SIZES = {"product": 4096, "transform": 1 << 11, "block copy": BLOCK_BYTES // 4, "copy": 1 << 26}  # of what measures the machine
-REPEATS = 3
 APART = 1.5
 
 Record = dict[str, Any]
@@ -53,20 +54,20 @@ def axes() -> dict[str, list[Work]]:
     }
 
 
-def best(work: Work, tick: Callable[[], Any]) -> Measurement:
-    (found,) = measure(work, REPEATS, tick)
-    return found
+def points() -> list[Work]:
+    """All of them, each once."""
+    return list(dict.fromkeys(work for works in axes().values() for work in works))
 
 
-def constants(threads: int, tick: Callable[[], Any]) -> tuple[Machine, dict[str, Fixed]]:
+def constants(threads: int, time: Callable[[Work], Measurement]) -> tuple[Machine, dict[str, Fixed]]:
     """What the machine does with so many threads, and the fixed cost of each task."""
     works = [Work(task, task, (TINYFCN,), (size,), threads=threads) for task, size in SIZES.items()]
-    done = [best(work, tick) for work in works]
+    done = list(map(time, works))
     machine = Machine(*((m.traffic if m.work.task.endswith("copy") else m.arithmetic) / min(m.seconds) for m in done))
     fixed = {}
     for task in TASKS:
         shape, width = NOTHING
-        found = best(point(task, width=width, threads=threads)._replace(shape=shape), tick)
+        found = time(point(task, width=width, threads=threads)._replace(shape=shape))
         fixed[task] = Fixed(min(found.seconds), found.memory or 0)
     return machine, fixed
 
@@ -96,20 +97,29 @@ def record(found: Measurement, machine: Machine, fixed: Fixed) -> Record:
     }
 
 
-def run(every: Sequence[Work], tick: Callable[[], Any], say: Callable[[str], Any]) -> tuple[dict[str, Any], list[Record]]:
+def run(every: Sequence[Work], repeats: int, say: Callable[[str], Any]) -> tuple[dict[str, Any], list[Record]]:
     """Measure what the machine does, by numbers of threads, and all points; `say` gets a line of the table for each."""
-    known = {threads: constants(threads, tick) for threads in sorted({work.threads for work in every})}
-    facts = {
-        str(threads): {**machine._asdict(), "fixed": {task: f._asdict() for task, f in fixed.items()}}
+    counts = sorted({work.threads for work in every})
+    runs = (len(every) + len(counts) * (len(SIZES) + len(TASKS))) * answers(repeats)
+    with tqdm(total=runs, unit="run", leave=False) as bar:
+
+        def time(work: Work) -> Measurement:
+            bar.set_description(work.title)
+            (found,) = measure(work, repeats, bar.update)
+            return found
+
+        known = {threads: constants(threads, time) for threads in counts}
+        say(line())
+        found = []
+        for work in every:
+            machine, fixed = known[work.threads]
+            found.append(record(time(work), machine, fixed[work.task]))
+            say(line(found[-1]))
+    machines = {
+        str(threads): machine._asdict() | {"fixed": {task: f._asdict() for task, f in fixed.items()}}
         for threads, (machine, fixed) in known.items()
     }
-    say(line())
-    found = []
-    for work in every:
-        machine, fixed = known[work.threads]
-        found.append(record(best(work, tick), machine, fixed[work.task]))
-        say(line(found[-1]))
-    return facts, found
+    return machines, found
 
 
 COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
@@ -140,9 +150,10 @@ def plot(found: Iterable[Record], path: Path) -> None:
     }
     labels = {"side": "image side (pixels)", "images": "images", "width": "width"}
     panels = figure.subplots(2, 3, sharex="col", sharey="row")
+    kinds = sorted({(r["task"], r["threads"]) for r in rows.values()})
     for column, (axis, works) in enumerate(axes().items()):
         some = [work for work in works if work.title in rows]
-        for k, (task, threads) in enumerate(sorted({(w.task, w.threads) for w in some})):
+        for k, (task, threads) in enumerate(kinds):
             curve = [w for w in some if (w.task, w.threads) == (task, threads)]
             for panel, kind, unit in zip(panels[:, column], ("seconds", "memory"), (1, 1e-6), strict=True):
                 x, key = [values[axis](w) for w in curve], "median_seconds" if kind == "seconds" else "peak_memory"
@@ -150,12 +161,12 @@ def plot(found: Iterable[Record], path: Path) -> None:
                 panel.plot(x, model, color=f"C{k}", linewidth=1)
                 label = f"{'training step' if task == 'step' else task}, {threads} thread{'s' * (threads > 1)}"
                 panel.plot(x, measured, "o", color=f"C{k}", label=label, markersize=4)
-        panels[0, column].legend(frameon=False, fontsize=8)
         panels[1, column].set(xlabel=labels[axis], xscale="log")
         ticks = sorted({values[axis](w) for w in works})
         panels[1, column].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panels[1, column].minorticks_off()
     panels[0, 0].set(ylabel="seconds", yscale="log")
+    panels[0, 0].legend(frameon=False, fontsize=8)
     panels[1, 0].set(ylabel="memory (MB)", yscale="log")
     for panel in panels.flat:
         panel.grid(alpha=0.3)
