@@ -2,7 +2,7 @@
 
 A table that reports runs stands below a comment that names, row by row, the files: `<!-- results: camvid-8s, ... -->`;
 `NAME:baseline` is the constant baseline of that run's list, and a row named with a `*`, as `8s-*`, has the means of the runs that
-only differ in their seeds; "least" and "most" are theirs of mean IU. A table of times stands below `<!-- bench: FILE -->`.
+only differ in their seeds; "least" and "most" are theirs of mean IU. Tables of times are those of `data/results/tables.py`.
 """
 
 import fnmatch
@@ -10,18 +10,21 @@ import json
 import re
 import shlex
 from dataclasses import asdict
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
 from tinyfcn import train
-from tinyfcn.bench.contenders import NEEDS
 
 ROOT = Path(__file__).parents[1]
+SPEC = spec_from_file_location("tables", ROOT / "data" / "results" / "tables.py")
+TABLES = module_from_spec(SPEC)
+SPEC.loader.exec_module(TABLES)
+PAGES = TABLES.PAGES
 RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "data" / "results").glob("*.json"))}
 RUNS = {name: result for name, result in RESULTS.items() if "scores" in result}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCORES = {
     "pixel accuracy": "pixel_accuracy",
     "mean accuracy": "mean_accuracy",
@@ -61,43 +64,27 @@ def expected(name, column):
     return None
 
 
-def bench_tables(text):
-    """(file, header, rows) of each table of times, in which a row without a title goes on with the last one's work."""
-    for name, table in re.findall(r"<!-- bench: (\S+) -->\n\n?((?:\|.*\n)+)", text):
-        header, _, *rows = [[cell.strip().strip("*") for cell in line.strip("|\n").split("|")] for line in table.splitlines()]
-        work = ""
-        for row in rows:
-            row[0] = work = row[0] or work
-        yield name, header, rows
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tables_of_times_are_as_the_files_say(page):
+    text = page.read_text(encoding="utf-8")
+    assert TABLES.renewed(text) == text, "python data/results/tables.py writes them anew"
 
 
-BENCH = {
-    "time": lambda r: f"{r['median_seconds'] * 1e3:.1f} ms",
-    "GFLOP/s": lambda r: f"{r['gflops']:,.0f}",
-    "TFLOP/s": lambda r: f"{r['gflops'] / 1e3:.1f}",
-    "of the peak": lambda r: f"{r['of_peak']:.0%}".replace("%", " %"),
-    "memory": lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB",
-    **{f"/ {other}": lambda r, other=other: f"{r['time_ratio'][other]:.2f}" for other in NEEDS},
-}
-
-
-def expected_time(name, work, contender, column):
-    """What a cell of a table of times must say, or "" where nothing was compared."""
-    records = json.loads((ROOT / "data" / "results" / f"{name}.json").read_text())["results"]
-    (found,) = (r for r in records if (r["work"], r["contender"]) == (work, contender))
-    ratio = found["time_ratio"].get(column.removeprefix("/ "), 1)
-    return BENCH[column](found) if ratio is not None else ""
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if "<!-- bench:" in page.read_text(encoding="utf-8")], ids=lambda p: p.stem
-)
-def test_a_table_of_times_says_what_was_measured(page):
-    for name, header, rows in bench_tables(page.read_text(encoding="utf-8")):
-        for row in rows:
-            for column, cell in zip(header[2:], row[2:], strict=True):
-                value = expected_time(name, *row[:2], column)
-                assert cell == value, f"{page.name}: {row[:2]}, {column}: the page says {cell}, the file {value}"
+def test_a_table_of_times_is_written_from_its_file(tmp_path, monkeypatch):
+    """A number that the file does not say is found, and what the table has not is added."""
+    times = {"tinyfcn": 1.0, "PyTorch": 2.0}
+    records = [
+        {"work": "a step", "task": "step", "contender": name, "median_seconds": time, "gflops": 1234.4, "peak_memory": 5e6}
+        for name, time in times.items()
+    ]
+    (tmp_path / "here.json").write_text(json.dumps({"results": records}))
+    monkeypatch.setattr(TABLES, "RESULTS", tmp_path)
+    head = (
+        "text\n\n<!-- bench: here -->\n| work | contender | time | GFLOP/s | memory | tinyfcn / it |\n|---|---|---|---|---|---|\n"
+    )
+    made = TABLES.renewed(head + "| a step | tinyfcn | 2.0 ms | 1 | 1 MB | 2.00 |\n\nmore text\n")
+    rows = ["| a step | tinyfcn | 1,000.0 ms | 1,234 | 5 MB | 1.00 |", "|  | PyTorch | 2,000.0 ms | 1,234 | 5 MB | 0.50 |"]
+    assert made == head + "\n".join(rows) + "\n\nmore text\n" == TABLES.renewed(made)
 
 
 PLACES = [(page, k) for page in PAGES for k, _ in enumerate(tables(page.read_text(encoding="utf-8")))]

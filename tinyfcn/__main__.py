@@ -15,7 +15,7 @@ COMMANDS = {
     "convert": "turn a file of weights into one of this package, or an FCN into an ONNX model",
     "data": "bring labels from annotation tools, check them, and show them",
     "download": "get PASCAL VOC 2012 from its publisher",
-    "bench": "time this machine, beside PyTorch and ONNX Runtime",
+    "bench": "time this machine, beside PyTorch, ONNX Runtime and OpenVINO",
 }
 PACKAGES = ("convert", "data", "bench")
 USAGE = "\n".join(

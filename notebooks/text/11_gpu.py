@@ -29,7 +29,8 @@ from lesson import BLUE, GREEN, ORANGE, PINK, RED, SKY, attempt, plt, show_sourc
 
 from tinyfcn import ops
 from tinyfcn.backend import hwnc
-from tinyfcn.bench.contenders import CLASSES, arithmetic, map_sizes, traffic
+from tinyfcn.bench.contenders import CLASSES
+from tinyfcn.bench.cost import arithmetic, map_sizes, traffic
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import kernels, tiles, winograd
 

@@ -191,6 +191,7 @@ OPTIONS = [
     (f"{TRAIN} --class-weights nonsense", {}, "--class-weights nonsense: no such file; give median-frequency"),
     (f"{BENCH} --only '['", {}, "--only: [: no regular expression"),
     (f"{BENCH} --only nonsense", {}, "--only nonsense: no piece of work has such a title"),
+    (f"{BENCH} --against '['", {}, "--against: [: no regular expression"),
     # Options that do not go together, that are not there, or that lack a value
     (f"{TRAIN} --epochs 2", {}, "--epochs: not allowed with argument --steps"),
     (f"{TRAIN} --resume run", {}, "--resume: not allowed with argument --out"),
@@ -218,7 +219,7 @@ OPTIONS = [
     ("predict run photo.jpg", {}, "the following arguments are required: --out"),
     ("predict run --out new", {}, "the following arguments are required: IMAGE"),
     ("convert run", {}, "the following arguments are required: OUT"),
-    (f"{BENCH} --full", {}, "--width and --size are for the quick run"),
+    *((f"{BENCH} {what}", {}, "--width and --size are for the quick run") for what in ("--full", "--scaling")),
     ("bench --profile --layers --only nonsense", {}, "no piece of work"),
     ("bench --profile --layers", {}, "no training step is among the pieces of work"),
     ("download", {}, "the following arguments are required: DATASET, --root"),

@@ -1,1 +1,1 @@
-"""How fast tinyfcn is on this machine, beside PyTorch and ONNX Runtime: `python -m tinyfcn.bench`."""
+"""How fast tinyfcn is on this machine, beside PyTorch, ONNX Runtime and OpenVINO: `python -m tinyfcn.bench`."""

@@ -1,4 +1,4 @@
-"""`python -m tinyfcn.bench`: how fast tinyfcn is on this machine, beside PyTorch and ONNX Runtime where they are installed."""
+"""`python -m tinyfcn.bench`: how fast tinyfcn is on this machine, beside PyTorch, ONNX Runtime and OpenVINO where installed."""
 
 from __future__ import annotations
 
@@ -18,20 +18,28 @@ from tqdm import tqdm
 
 from tinyfcn import __version__, command, values
 from tinyfcn.backend import describe_device, processor_name, thread_count
-from tinyfcn.bench import profiling
+from tinyfcn.bench import profiling, scaling
 from tinyfcn.bench.contenders import (
+    CHANNELS_LAST,
     COLUMNS,
+    COMPILED,
     LAYER_TASKS,
     NEEDS,
     ONNX,
+    OPENVINO,
+    OPENVINO_BF16,
     OPTIMISERS,
+    ROUNDING,
+    SLOW_TO_START,
     TF32,
     TINYFCN,
     TORCH,
+    TORCH_BF16,
     Work,
     installed,
-    map_sizes,
+    obstacle,
 )
+from tinyfcn.bench.cost import map_sizes
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing, write_json
@@ -40,29 +48,33 @@ from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
 
 DESCRIPTION = """\
-Time FCN-8s on this machine: tinyfcn, and PyTorch and ONNX Runtime where they are installed, each in a process of its own.
+Time FCN-8s on this machine: tinyfcn, and PyTorch, ONNX Runtime and OpenVINO where installed, each in a process of its own.
 With --device gpu on a GPU, between events of the device: CuPy, and PyTorch where it has CUDA.
 Without arguments: a net of a quarter of the width, well under a minute on two cores.
 
   python -m tinyfcn.bench --full --plot bench.png      all of it, at full width: some ten minutes and 10 GB of memory
   python -m tinyfcn.bench --layers --json layers.json
+  python -m tinyfcn.bench --against .                  every contender, also PyTorch compiled, and those that round to bf16
+  python -m tinyfcn.bench --scaling --plot scaling.png how time and memory grow, beside what they should be
   python -m tinyfcn.bench --profile                    where the time of a training step goes
 """
 NOTES = """\
 GFLOP/s: operations of the convolutions by their definition, over the median time. There are ways to do with fewer, such as
 Winograd's, so that more than 100 % of the peak is possible. memory: the peak of the process, with all that it has loaded.
 GB/s, on a GPU: each weight, input and output of the convolutions once, over the median time, and its share of a plain copy's.
-/ PyTorch: time over PyTorch's; below 1 is faster. The same for ONNX Runtime.
-PyTorch TF32, on a GPU: with factors rounded to 10 bits, on the tensor cores. All others compute in float32."""
+tinyfcn / it: tinyfcn's time over the contender's; below 1, tinyfcn is faster.
+PyTorch TF32, on a GPU: with factors rounded to 10 bits, on the tensor cores; bf16: rounded to 8. All others are in float32."""
 
 PRODUCT = 4096  # side of the matrices whose product shows the machine's peak
 COPY = 1 << 26  # float32 numbers whose copy shows the memory's
 SIDE = 500  # pixels, of the paper's images
 SIDES = (125, 250, 500, 1000)  # of --growth
-FORWARD = (TINYFCN, COLUMNS, TORCH, TF32, ONNX)
-TRAINING = (TINYFCN, TORCH, TF32)
-ELSEWHERE = {"cpu": TF32, "gpu": ONNX}  # who does not take part on a device
-LIBRARIES = (TORCH, ONNX)  # whose versions are told
+TRAINING = (TINYFCN, TORCH, CHANNELS_LAST, TF32, COMPILED, TORCH_BF16)
+FORWARD = (*TRAINING, COLUMNS, ONNX, OPENVINO, OPENVINO_BF16)
+FINE_TUNING = tuple(name for name in TRAINING if name != CHANNELS_LAST)  # as PyTorch has them there anyway
+LAYER = (TINYFCN, TORCH, TF32)
+ON_GPU = (TINYFCN, COLUMNS, TORCH, TF32)
+LIBRARIES = (TORCH, ONNX, OPENVINO)  # whose versions are told
 
 Record = dict[str, Any]
 
@@ -82,7 +94,7 @@ def step(side: int, width: float = 1.0, images: int = 1, padding: str = "paper")
 def fine_tuning() -> Work:
     """A step of the recipe "finetune" on two crops, from VGG16's convolutions alone."""
     title = "FCN-8s fine-tuning, 2x3x224x304, hidden 512"
-    return Work(title, "fine-tune", TRAINING, (2, 3, 224, 304), padding="same", hidden=512)
+    return Work(title, "fine-tune", FINE_TUNING, (2, 3, 224, 304), padding="same", hidden=512)
 
 
 def layers() -> list[Work]:
@@ -98,16 +110,16 @@ def layers() -> list[Work]:
             if first and task == "input gradient":  # which no network asks for
                 continue
             title = f"{layer} {weight[1]}>{weight[0]} {h}x{w} {task.replace('layer', 'forward')}"
-            work = Work(title, task, TRAINING, (1, weight[1], *size), weight=weight, edge=edge)
+            work = Work(title, task, LAYER, (1, weight[1], *size), weight=weight, edge=edge)
             found.setdefault(work[1:], work)
     return list(found.values())
 
 
 def works(options: argparse.Namespace) -> list[Work]:
-    quick = not (options.full or options.finetune or options.layers or options.growth)
+    quick = not (options.full or options.finetune or options.layers or options.growth or options.scaling)
     if not quick and (options.width or options.size):
         raise InputError(
-            "--width and --size are for the quick run; --full, --finetune, --layers and --growth have sizes of their own"
+            "--width and --size are for the quick run; --full, --finetune, --layers, --growth and --scaling have their own sizes"
         )
     chosen = [kind(options.size or SIDE, options.width or 0.25) for kind in (forward, step)] if quick else []
     if options.full:
@@ -118,6 +130,8 @@ def works(options: argparse.Namespace) -> list[Work]:
         chosen += [forward(side) for side in SIDES]
     if options.layers or options.full:
         chosen += layers()
+    if options.scaling:
+        chosen = scaling.points()
     if options.only:
         chosen = [work for work in chosen if options.only.search(work.title)]
         if not chosen:
@@ -125,8 +139,20 @@ def works(options: argparse.Namespace) -> list[Work]:
     return list(dict.fromkeys(chosen))
 
 
-def on_device(work: Work, device: str) -> Work:
-    return work._replace(device=device, contenders=tuple(name for name in work.contenders if name != ELSEWHERE[device]))
+def entered(todo: Sequence[Work], device: str, against: re.Pattern[str] | None) -> list[Work]:
+    """The pieces of work with those of their contenders that take part: there on the device, and found by `against`, or,
+    without that, float32 and quick to start. One that the machine has no use for is left out, with a line on stderr."""
+    there = ON_GPU if device == "gpu" else [name for name in FORWARD if name != TF32]
+    asked = [
+        name
+        for name in there
+        if name != TINYFCN and installed(name) and (against.search(name) if against else name not in SLOW_TO_START + ROUNDING)
+    ]
+    hindered = {name: why for name in asked if (why := obstacle(name))}
+    for name, why in hindered.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    who = [TINYFCN, *(name for name in asked if name not in hindered)]
+    return [work._replace(device=device, contenders=tuple(name for name in who if name in work.contenders)) for work in todo]
 
 
 # The machine
@@ -176,15 +202,10 @@ def records(group: Sequence[Measurement], peak: float, bandwidth: float) -> list
             "of_bandwidth": m.bandwidth / bandwidth,
             "peak_memory": m.memory,
             "idle_memory": m.idle,
-            "time_ratio": {other: m.median / medians[other] if other in medians else None for other in NEEDS},
+            "time_ratio": {other: m.median / median for other, median in medians.items()},
         }
         for m in group
     ]
-
-
-def _ratio(record: Record, other: str) -> str:
-    value = record["time_ratio"][other]
-    return f"{value:.2f}" if value else "-" if installed(other) else "not installed"
 
 
 def _percent(share: float) -> str:
@@ -192,26 +213,28 @@ def _percent(share: float) -> str:
 
 
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
-ALL: list[Column] = [
+WHO: list[Column] = [
     ("work", "<46", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
-    ("contender", "<15", lambda r: r["contender"]),
-    ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
-    ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"),
-    ("of peak", ">7", lambda r: _percent(r["of_peak"])),
-    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
-    *((f"/ {other}", ">14", lambda r, other=other: _ratio(r, other)) for other in NEEDS),
+    ("contender", "<21", lambda r: r["contender"]),
 ]
-TABLE = [column for column in ALL if column[0] != f"/ {ELSEWHERE['cpu']}"]
+TIME: Column = ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms")
+OF_PEAK: Column = ("of peak", ">7", lambda r: _percent(r["of_peak"]))
+LAST: list[Column] = [
+    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
+    ("tinyfcn / it", ">12", lambda r: f"{1 / r['time_ratio'][TINYFCN]:.2f}"),
+]
+TABLE: list[Column] = [*WHO, TIME, ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"), OF_PEAK, *LAST]
 GPU_TABLE: list[Column] = [
-    *ALL[:3],
+    *WHO,
+    TIME,
     ("TFLOP/s", ">7", lambda r: f"{r['gflops'] / 1e3:,.2f}"),
-    ALL[4],
+    OF_PEAK,
     ("GB/s", ">7", lambda r: f"{r['gbytes_per_s']:,.0f}"),
     ("of copy", ">7", lambda r: _percent(r["of_bandwidth"])),
-    *(column for column in ALL[5:] if column[0] != f"/ {ELSEWHERE['gpu']}"),
+    *LAST,
 ]
 GROWTH: list[Column] = [
-    *TABLE[:2],
+    *WHO,
     ("time per pixel", ">14", lambda r: f"{time_per_pixel(r):.2f} us"),
     ("memory per pixel", ">16", lambda r: f"{memory_per_pixel(r):.2f} kB"),
 ]
@@ -247,8 +270,10 @@ def plot(found: Sequence[Record], path: Path) -> None:
     from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
 
     grown = growth(found)
-    compared = [r for r in found if r["contender"] == TINYFCN and any(r["time_ratio"].values())]
-    heights = [3.6] * bool(grown) + [1.6 + 0.3 * len(compared)] * bool(compared)
+    compared = [r for r in found if r["contender"] == TINYFCN and len(r["time_ratio"]) > 1]
+    others = [other for other in FORWARD if other in NEEDS and any(other in r["time_ratio"] for r in compared)]
+    bar = 0.8 / max(len(others), 1)
+    heights = [3.6] * bool(grown) + [1.6 + 0.15 * max(len(others), 2) * len(compared)] * bool(others)
     figure = Figure(figsize=(10, sum(heights)), layout="constrained")
     parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat)
     if grown:
@@ -262,20 +287,17 @@ def plot(found: Sequence[Record], path: Path) -> None:
             axis.minorticks_off()
             axis.grid(alpha=0.3)
             axis.legend(frameon=False)
-    if compared:
+    if others:
         axis = next(parts).subplots()
-        others = [other for other in NEEDS if any(r["time_ratio"].get(other) for r in compared)]
         for k, other in enumerate(others):
-            bars = [
-                (row + 0.4 * (k - 0.5), r["time_ratio"][other]) for row, r in enumerate(compared) if r["time_ratio"].get(other)
-            ]
-            if bars:
-                axis.barh(*zip(*bars, strict=True), 0.38, label=f"tinyfcn / {other}", color=_colour(other))
+            rows = [(row, r["time_ratio"][other]) for row, r in enumerate(compared) if other in r["time_ratio"]]
+            places = [row - 0.4 + bar * (k + 0.5) for row, _ in rows]
+            axis.barh(places, [ratio for _, ratio in rows], 0.95 * bar, label=f"tinyfcn / {other}", color=_colour(other))
         axis.axvline(1, color="0.4", linewidth=1)
         axis.set_yticks(range(len(compared)), [r["work"] for r in compared])
         axis.set(xlabel="ratio of times (below 1: tinyfcn is faster)", ylim=(len(compared) - 0.4, -0.6))
         axis.grid(alpha=0.3, axis="x")
-        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
 
@@ -296,7 +318,18 @@ def parser() -> command.Parser:
     parse.add_argument("--layers", action="store_true", help="VGG16's 3x3 convolutions and their gradients, each shape once")
     parse.add_argument("--growth", action="store_true", help=f"images of {', '.join(map(str, SIDES))} pixels a side")
     parse.add_argument("--only", type=_pattern, metavar="PATTERN", help="of these, what has titles that this pattern finds")
+    parse.add_argument(
+        "--against",
+        type=_pattern,
+        metavar="PATTERN",
+        help="contenders whose names this pattern finds (default: all in float32, but PyTorch compiled)",
+    )
     parse.add_argument("--profile", action="store_true", help="where the time of the training steps goes, in place of comparing")
+    parse.add_argument(
+        "--scaling",
+        action="store_true",
+        help="how time and memory grow with image, batch, width and threads, beside a model, in place of comparing; on a CPU",
+    )
     command.add_device(parse)
     parse.add_argument("--width", type=command.option(values.WIDTH), help="of the net in the quick run (default 0.25)")
     parse.add_argument("--size", type=command.option(values.SIDE), metavar="N", help=f"... and of its image (default {SIDE})")
@@ -337,22 +370,39 @@ def profile_steps(todo: Sequence[Work], facts: dict[str, Any], path: Path | None
         write_json(path, {"machine": facts, "profiles": steps})
 
 
+def scale(todo: Sequence[Work], facts: dict[str, Any], options: argparse.Namespace) -> None:
+    """Measure how cost grows, and write it where `options` say."""
+    machines, found = scaling.run(todo, options.repeats, tqdm.write)
+    apart = scaling.apart(found)
+    print(f"\n{len(apart)} of {len(found)} are more than {scaling.APART:g} times off the model")
+    if options.json:
+        write_json(options.json, {"machine": facts | {"by_threads": machines}, "results": found})
+    if options.plot:
+        scaling.plot(found, options.plot)
+
+
 def main() -> None:
     options = parser().parse_args()
     todo = works(options)
     check_free(filter(None, (options.json, options.plot)), options.overwrite)
-    if options.plot and not (options.full or options.growth or any(map(installed, NEEDS))):
-        raise InputError("--plot: nothing to draw without --growth, as neither PyTorch nor ONNX Runtime is installed")
     xp = open_device(options.device)
     device, table = ("cpu", TABLE) if xp is np else ("gpu", GPU_TABLE)
-    todo, facts = [on_device(work, device) for work in todo], machine(xp)
+    todo, facts = entered(todo, device, options.against), machine(xp)
+    if options.scaling and device == "gpu":
+        raise InputError("--scaling: the model is of a CPU; add --device cpu")
+    if options.plot and not (
+        options.scaling or options.full or options.growth or any(name in NEEDS for work in todo for name in work.contenders)
+    ):
+        raise InputError("--plot: nothing to draw without --growth, as no other library takes part")
     print(device_line(xp, options.device))
     print(describe(facts))
+    if options.scaling:
+        return scale(todo, facts, options)
     if options.profile:
         return profile_steps(todo, facts, options.json)
     product = Work(f"matrix product, {PRODUCT}^3", "product", (TINYFCN,), (PRODUCT,), device=device)
     copy = Work(f"copy of {4 * COPY >> 20} MiB", "copy", (TINYFCN,), (COPY,), device=device)
-    runs = sum(len([name for name in work.contenders if installed(name)]) for work in [product, copy, *todo])
+    runs = sum(len(work.contenders) for work in [product, copy, *todo])
     found: list[Record] = []
     with tqdm(desc=product.title, total=runs * answers(options.repeats), unit="run", leave=False) as bar:
         (measured,) = measure(product, options.repeats, bar.update)

@@ -3,13 +3,17 @@
 A contender's function takes a piece of work, gets everything ready, and returns the call to time. All contenders see the same
 numbers, drawn from the same seeds, in the layout that each has in its own network.
 
-PyTorch and ONNX Runtime are loaded by name, where they are timed: neither is needed by anything else here.
+The other libraries are loaded by name, where they are timed: none is needed by anything else here.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,21 +28,29 @@ from threadpoolctl import threadpool_limits
 
 from tinyfcn import ops
 from tinyfcn.backend import Array, by_pixels, choose_device, thread_count, to_device
+from tinyfcn.bench.cost import arithmetic, traffic
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.models import FCN, FCN8s
 from tinyfcn.models.alignment import cropped_sum, window
-from tinyfcn.models.fcn import paddings
 from tinyfcn.models.network import layer_of
-from tinyfcn.models.vgg import VGG
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
-from tinyfcn.parallel import in_pieces
+from tinyfcn.parallel import in_pieces, map_shares
 from tinyfcn.training import train_step
 
 TINYFCN, COLUMNS, TORCH, TF32, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "PyTorch TF32", "ONNX Runtime"
-NEEDS = {TORCH: ("torch",), TF32: ("torch",), ONNX: ("onnxruntime", "onnx")}  # modules, the contender's own one first
+CHANNELS_LAST, COMPILED, TORCH_BF16 = "PyTorch channels last", "PyTorch compiled", "PyTorch bf16"
+OPENVINO, OPENVINO_BF16 = "OpenVINO", "OpenVINO bf16"
+NEEDS = {  # modules, the contender's own one first
+    **dict.fromkeys((TORCH, CHANNELS_LAST, TF32, COMPILED, TORCH_BF16), ("torch",)),
+    ONNX: ("onnxruntime", "onnx"),
+    **dict.fromkeys((OPENVINO, OPENVINO_BF16), ("openvino", "onnx")),
+}
+SLOW_TO_START, ROUNDING = (COMPILED,), (TORCH_BF16, OPENVINO_BF16)  # who takes part only where asked for
 
 CLASSES = 21  # PASCAL VOC's
 LEARNING_RATE = 1e-6
+AGAIN = 50  # times, what is short
+CPUINFO = Path("/proc/cpuinfo")
 SPAWN = get_context("spawn")
 
 
@@ -55,6 +67,7 @@ class Work(NamedTuple):
     edge: int = 1  # padding of the layer
     device: str = "cpu"  # or "gpu"
     hidden: int | None = None  # channels of the net's fc6 and fc7; None: 4096 x width
+    threads: int = 0  # 0: as many as there are
 
 
 class Job(NamedTuple):
@@ -69,37 +82,21 @@ def installed(contender: str) -> bool:
     return all(find_spec(module) for module in NEEDS.get(contender, ()))
 
 
-# How much there is to do
+def obstacle(contender: str) -> str | None:
+    """What keeps a contender that is installed from taking part on this machine, or None."""
+    if contender in ROUNDING and not has_bf16():
+        return "the processor has no bf16 instructions, and would emulate them"
+    if contender == COMPILED and not shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")):
+        return "there is no C++ compiler"
+    return None
 
 
-def map_sizes(padding: str, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Height and width of the map that each convolution of an FCN-8s computes from an image of `size`."""
-    h, w = (VGG.map_sizes(*paddings(VGG, padding), side) for side in size)
-    sizes = {name: (h[name], w[name]) for name in h}
-    skips = {skip: sizes[f"pool{pool}"] for skip, pool in FCN8s.skips.items()}
-    convs = {name: size for name, size in sizes.items() if not name.startswith("pool")}
-    return convs | skips | dict.fromkeys(("fc7", "score_fr"), sizes["fc6"])
-
-
-def arithmetic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
-    """Floating-point operations of a forward pass of images `shape` through an FCN-8s, by the definition of convolution.
-
-    A multiplication and an addition for each weight and place, on all of the padded image. Pooling, ReLU and bilinear
-    upsampling, well under a hundredth of it, are not counted. A training step has three times as many: forward, and
-    as many again for each of the two gradients.
-    """
-    sizes = map_sizes(padding, (shape[2], shape[3]))
-    return 2 * shape[0] * sum(prod(weights[f"{name}.weight"]) * h * w for name, (h, w) in sizes.items())
-
-
-def traffic(weights: dict[str, tuple[int, ...]], padding: str, shape: Sequence[int]) -> int:
-    """Bytes that the convolutions of such a forward pass must move at least: each weight, input and output once, in float32.
-
-    An input counts as one of its output's size, which it nearly has.
-    """
-    sizes = map_sizes(padding, (shape[2], shape[3]))
-    shapes = {name: weights[f"{name}.weight"] for name in sizes}
-    return 4 * sum(prod(shapes[name]) + shape[0] * sum(shapes[name][:2]) * h * w for name, (h, w) in sizes.items())
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bf16, by what Linux says of it; elsewhere that is not known."""
+    try:
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(CPUINFO.read_text(encoding="utf-8").split())
+    except OSError:
+        return False
 
 
 # The same numbers for all
@@ -183,6 +180,33 @@ def copy(work: Work) -> Job:
     return Job(lambda: in_pieces(piece, b, a), traffic=2 * a.nbytes)
 
 
+def transform(work: Work) -> Job:
+    """Products of 6x6 matrices with rows of so many numbers, as Winograd's transforms are, in each thread's cache."""
+    matrix = np.random.default_rng(5).standard_normal((6, 6), np.float32)
+    source = np.ones((16, 6, *work.shape), np.float32)
+    run = in_each_thread(lambda x, y: np.matmul(matrix, x, out=y), source, source)
+    return Job(run, AGAIN * thread_count() * 2 * 6 * source.size)
+
+
+def block_copy(work: Work) -> Job:
+    """Copies of blocks as large as the convolutions' inside each thread's cache, every fourth pixel, as tiles are cut."""
+    source = np.ones((work.shape[0] // 256, 4, 64), np.float32)
+    run = in_each_thread(lambda x, y: np.copyto(y, x.swapaxes(0, 1)), source, source.swapaxes(0, 1))
+    return Job(run, traffic=AGAIN * thread_count() * 2 * source.nbytes)
+
+
+def in_each_thread(change: Callable[[np.ndarray, np.ndarray], Any], source: np.ndarray, target: np.ndarray) -> Callable[[], Any]:
+    """A call in which each thread changes, AGAIN and again, a copy of `target` given one of `source`."""
+    arrays = [(np.array(source, order="C"), np.array(target, order="C")) for _ in range(thread_count())]
+
+    def work(share: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        for pair in share:
+            for _ in range(AGAIN):
+                change(*pair)
+
+    return lambda: map_shares(np, work, arrays)
+
+
 def _batch(work: Work) -> Iterator[Array]:
     return (to_device(array, choose_device(work.device)) for array in batch(work))
 
@@ -196,18 +220,41 @@ def _amounts(net: FCN, work: Work) -> tuple[int, int]:
 # PyTorch
 
 
-def load_torch(work: Work) -> tuple[Any, Callable[[np.ndarray], Any]]:
-    """PyTorch, and what makes a tensor on the work's device of a NumPy array. On a GPU it computes in float32, as CuPy does."""
+class Way(NamedTuple):
+    """How PyTorch computes. `fine-tune` has its channels last in any case, which is faster there."""
+
+    channels_last: bool = False
+    tf32: bool = False  # on a GPU's tensor cores: factors are rounded to 10 bits of mantissa, sums are float32
+    bf16: bool = False  # where PyTorch's autocast rounds to it
+    compiled: bool = False
+
+
+WAYS = {
+    TORCH: Way(),
+    CHANNELS_LAST: Way(channels_last=True),
+    TF32: Way(tf32=True),
+    COMPILED: Way(compiled=True),
+    TORCH_BF16: Way(channels_last=True, bf16=True),
+}
+
+
+def load_torch(work: Work, way: Way) -> tuple[Any, Callable[[np.ndarray], Any], Any]:
+    """PyTorch, what makes a tensor on the work's device of a NumPy array, and the context in which to compute."""
     torch = import_module("torch")
     torch.set_num_threads(thread_count())
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    return torch, lambda array: torch.from_numpy(array).to("cuda" if work.device == "gpu" else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = way.tf32
+    layout = torch.channels_last if way.channels_last or work.task == "fine-tune" else torch.contiguous_format
+
+    def tensor(array: np.ndarray) -> Any:
+        there = torch.from_numpy(array).to("cuda" if work.device == "gpu" else "cpu")
+        return there.contiguous(memory_format=layout) if array.ndim == 4 else there
+
+    return torch, tensor, torch.autocast("cpu", torch.bfloat16) if way.bf16 else nullcontext()
 
 
-def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
-    """The scores that `net` gives, with PyTorch's functions, from its parameters as tensors."""
-    torch = import_module("torch")
-    f = torch.nn.functional
+def torch_scores(net: FCN, params: dict[str, Any], kernels: dict[str, Any], x: Any) -> Any:
+    """The scores that `net` gives, with PyTorch's functions, from its parameters and upsampling kernels as tensors."""
+    f = import_module("torch").nn.functional
 
     def conv(name: str, x: Any, padding: int = 0) -> Any:
         return f.conv2d(x, params[f"{name}.weight"], params[f"{name}.bias"], padding=padding)
@@ -222,33 +269,45 @@ def torch_scores(net: FCN, params: dict[str, Any], x: Any) -> Any:
     x = f.relu_(conv("fc6", x, net.fc6_padding))
     x = conv("score_fr", f.relu_(conv("fc7", x)))
     for (name, stride), skip in zip_longest(net.upsamplings.items(), net.skips):
-        kernel = torch.from_numpy(ops.bilinear_weight(1, net.kernels[name], net.dtype)).to(x).repeat(net.num_classes, 1, 1, 1)
-        x = f.conv_transpose2d(x, kernel, stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
+        x = f.conv_transpose2d(x, kernels[name], stride=stride, groups=net.num_classes)  # faster than a dense diagonal kernel
         if skip:
             x, _ = cropped_sum(conv(skip, pools[net.skips[skip] - 1]), x, net.offsets[skip])
     return x[window(net.offsets["score"], height, width)].contiguous()
 
 
-def torch_forward(work: Work) -> Job:
-    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
+def torch_network(work: Work, way: Way) -> tuple[Any, dict[str, Any], Any, Any, Callable[[Any], Any]]:
+    """PyTorch, parameters, images and labels as tensors, and the function from images to scores."""
+    (torch, tensor, context), net = load_torch(work, way), network(work._replace(device="cpu"))
     params = {name: tensor(p) for name, p in net.params.items()}
-    x = tensor(batch(work)[0])
-    return Job(torch.inference_mode()(lambda: torch_scores(net, params, x)))
-
-
-def torch_step(work: Work) -> Job:
-    """As tinyfcn's: biases learn at twice the rate, and do not decay. Fine-tuning has the layout that is PyTorch's faster one."""
-    (torch, tensor), net = load_torch(work), network(work._replace(device="cpu"))
-    layout = torch.channels_last if work.task == "fine-tune" else torch.contiguous_format
-    laid = {name: tensor(p).contiguous(memory_format=layout) if p.ndim == 4 else tensor(p) for name, p in net.params.items()}
-    params = {name: p.requires_grad_() for name, p in laid.items()}
+    kernels = {
+        name: tensor(ops.bilinear_weight(1, side, net.dtype)).repeat(net.num_classes, 1, 1, 1)
+        for name, side in net.kernels.items()
+    }
     x, labels = map(tensor, batch(work))
-    x, labels = x.contiguous(memory_format=layout), labels.long()
+
+    def scores(x: Any) -> Any:
+        with context:
+            return torch_scores(net, params, kernels, x)
+
+    return torch, params, x, labels, torch.compile(scores) if way.compiled else scores
+
+
+def torch_forward(work: Work, way: Way) -> Job:
+    torch, _, x, _, scores = torch_network(work, way)
+    return Job(torch.inference_mode()(lambda: scores(x)))
+
+
+def torch_step(work: Work, way: Way) -> Job:
+    """As tinyfcn's: biases learn at twice the rate, and do not decay."""
+    torch, params, x, labels, scores = torch_network(work, way)
+    labels = labels.long()
     ours = OPTIMISERS[work.task](LEARNING_RATE)
     groups = [
         {"params": [p for name, p in params.items() if name.endswith(".weight")], "weight_decay": ours.weight_decay},
         {"params": [p for name, p in params.items() if name.endswith(".bias")], "lr": BIAS_RATE * ours.lr},
     ]
+    for p in params.values():
+        p.requires_grad_()
     if isinstance(ours, SGD):
         optimiser = torch.optim.SGD(groups, ours.lr, ours.momentum)
     else:
@@ -256,7 +315,7 @@ def torch_step(work: Work) -> Job:
 
     def run() -> Any:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(torch_scores(net, params, x), labels, ignore_index=255)
+        loss = torch.nn.functional.cross_entropy(scores(x).float(), labels, ignore_index=255)
         loss.backward()
         optimiser.step()
         return loss.detach()
@@ -264,16 +323,8 @@ def torch_step(work: Work) -> Job:
     return Job(run)
 
 
-def in_tf32(job: Callable[[Work], Job], work: Work) -> Job:
-    """PyTorch's job, on a GPU's tensor cores: factors are rounded to 10 bits of mantissa, sums are float32."""
-    made = job(work)
-    torch = import_module("torch")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    return made
-
-
-def torch_layer(work: Work) -> Job:
-    torch, tensor = load_torch(work)
+def torch_layer(work: Work, way: Way) -> Job:
+    torch, tensor, _ = load_torch(work, way)
     x, weight, bias, dy = map(tensor, layer_arrays(work))
     if work.task == "layer":
         return Job(torch.inference_mode()(lambda: torch.nn.functional.conv2d(x, weight, bias, padding=work.edge)))
@@ -283,23 +334,20 @@ def torch_layer(work: Work) -> Job:
     return Job(lambda: backward(dy, x, weight, list(bias.shape), one, edge, one, False, none, 1, wanted))
 
 
-# ONNX Runtime
+# What reads ONNX files
 
 
-def onnx_forward(work: Work) -> Job:
+@contextmanager
+def onnx_file(work: Work) -> Iterator[Path]:
+    """The net of a piece of work as a file, which a process of its own writes, so that its memory is not counted here."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "fcn8s.onnx")
-        writer = SPAWN.Process(target=_write, args=(work, file), daemon=True)  # so that its memory is not counted here
+        writer = SPAWN.Process(target=_write, args=(work, file), daemon=True)
         writer.start()
         writer.join()
         if writer.exitcode:
             raise RuntimeError("no ONNX file could be written")
-        onnxruntime = import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = thread_count()
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: batch(work)[0]}
-    return Job(lambda: session.run(None, feed))
+        yield file
 
 
 def _write(work: Work, file: Path) -> None:
@@ -307,8 +355,29 @@ def _write(work: Work, file: Path) -> None:
     write_onnx(net, file, net.description())
 
 
+def onnx_forward(work: Work) -> Job:
+    onnxruntime = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    with onnx_file(work) as file:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: batch(work)[0]}
+    return Job(lambda: session.run(None, feed))
+
+
+def openvino_forward(work: Work, precision: str = "f32") -> Job:
+    core = import_module("openvino").Core()
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": thread_count()}
+    with onnx_file(work) as file:
+        model = core.read_model(file)
+        model.reshape(work.shape)  # so that it is compiled for this size
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+    x = batch(work)[0]
+    return Job(lambda: list(request.infer([x], share_inputs=True, share_outputs=True).values()))
+
+
 LAYER_TASKS = ("layer", "input gradient", "weight gradient")
-TORCH_JOBS: dict[str, Callable[[Work], Job]] = {
+TORCH_JOBS: dict[str, Callable[..., Job]] = {
     "forward": torch_forward,
     **dict.fromkeys(OPTIMISERS, torch_step),
     **dict.fromkeys(LAYER_TASKS, torch_layer),
@@ -320,9 +389,12 @@ JOBS: dict[str, dict[str, Callable[[Work], Job]]] = {
         **dict.fromkeys(LAYER_TASKS, layer),
         "product": product,
         "copy": copy,
+        "transform": transform,
+        "block copy": block_copy,
     },
     COLUMNS: {"forward": forward},
-    TORCH: TORCH_JOBS,
-    TF32: {task: partial(in_tf32, job) for task, job in TORCH_JOBS.items()},
+    **{name: {task: partial(job, way=way) for task, job in TORCH_JOBS.items()} for name, way in WAYS.items()},
     ONNX: {"forward": onnx_forward},
+    OPENVINO: {"forward": openvino_forward},
+    OPENVINO_BF16: {"forward": partial(openvino_forward, precision="bf16")},
 }

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, TF32, TORCH, Work, installed
+from tinyfcn.bench.contenders import COLUMNS, JOBS, SPAWN, WAYS, Work
 from tinyfcn.errors import InputError
 
 try:
@@ -71,12 +71,12 @@ class Clock(NamedTuple):
 
 
 def measure(work: Work, repeats: int, tick: Callable[[], Any] = lambda: None) -> list[Measurement]:
-    """Time all contenders that are installed; `tick` is called after each answer, of which a contender gives `answers(repeats)`.
+    """Time all contenders; `tick` is called after each answer, of which a contender gives `answers(repeats)`.
 
     One that fails is left out, with a line on stderr. Raises InputError where the first one fails, tinyfcn.
     """
     with contextlib.ExitStack() as stack:
-        asks = {name: stack.enter_context(contender(name, work)) for name in work.contenders if installed(name)}
+        asks = {name: stack.enter_context(contender(name, work)) for name in work.contenders}
         given: dict[str, list[Answer]] = {name: [] for name in asks}
         for _ in range(answers(repeats)):
             for name in list(asks):
@@ -147,6 +147,8 @@ def serve(connection: Any, name: str, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt reaches the parent too, which ends this process,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # in this way, which removes temporary files
     os.environ["TINYFCN_CONV"] = "columns" if name == COLUMNS else "fast"
+    if work.threads:
+        os.environ["TINYFCN_THREADS"] = str(work.threads)
     try:
         clock = clock_of(name, work.device)
         job = JOBS[name][work.task](work)
@@ -175,7 +177,7 @@ def seconds_of(run: Callable[[], Any], clock: Clock) -> float:
 def clock_of(name: str, device: str) -> Clock:
     if device == "cpu":
         return Clock(host_seconds, peak_memory)
-    if name in (TORCH, TF32):
+    if name in WAYS:
         torch = import_module("torch")
         return Clock(lambda run, calls: device_seconds(torch, run, calls), torch.cuda.max_memory_reserved)
     cupy = import_module("cupy")
