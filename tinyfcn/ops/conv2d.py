@@ -137,7 +137,7 @@ def _groups(groups: int, weight_shape: tuple[int, ...]) -> list[tuple[slice, sli
 
 
 def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> ModuleType:
-    """The module that computes a convolution of x with weight, those of one group, to outputs of this size: the one of least cost.
+    """The module that computes a convolution of x with weight, those of one group, to outputs of this size: whose cost is least.
 
     A cost is a time, a third of that of forward and backward together, in multiplications that the fastest matrix product does in
     it. It adds up products, what is copied or transformed for each pixel and each weight, and what a call takes, with constants
