@@ -187,9 +187,11 @@ def test_bilinear_weight_is_diagonal_symmetric_and_sums_to_the_area_of_a_stride(
     np.testing.assert_allclose(one.sum(), ((kernel + 1) // 2) ** 2, **EXACT)
 
 
+@pytest.mark.parametrize("band", [1, 3, 100])
 @pytest.mark.parametrize(("kernel", "stride"), [*BILINEAR, (4, 4), (3, 5)])
-def test_upsample_bilinear_is_the_transposed_convolution_with_bilinear_weight(kernel, stride):
-    x = draw(2, 3, 4, 3)
+def test_upsample_bilinear_is_the_transposed_convolution_with_bilinear_weight(monkeypatch, kernel, stride, band):
+    monkeypatch.setattr("tinyfcn.ops.upsample.BAND", band)
+    x = draw(2, 3, 4, 5)
     y, cache = ops.upsample_bilinear_forward(x, kernel, stride)
     weight = ops.bilinear_weight(3, kernel, dtype=np.float64)
     same, same_cache = ops.conv_transpose2d_forward(x, weight, stride=stride)

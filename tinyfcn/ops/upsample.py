@@ -26,6 +26,8 @@ from tinyfcn.ops import _check, columns
 from tinyfcn.ops.conv import Geometry
 from tinyfcn.parallel import PIECE, map_queue, split_evenly
 
+BAND = 32  # rows or columns of the smaller map at a time, whose products with the zeros of U beside them are few
+
 
 class TransposedCache(NamedTuple):
     """What the backward pass of a transposed convolution needs."""
@@ -161,7 +163,7 @@ def upsample_bilinear_backward(dy: Array, cache: BilinearCache) -> Array:
 
 
 def _both_sides(left: Array, x: Array, right: Array) -> Array:
-    """left @ x[n, c] @ right for every image and channel."""
+    """left @ x[n, c] @ right for every image and channel, without most of the products with the zeros of left and right."""
     xp = array_module(x)
     if xp is not np:  # two products of whole matrices; of batches, CuPy would have to write tables of pointers first
         n, channels, height, width = x.shape
@@ -171,12 +173,25 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
     maps = x.reshape(-1, *x.shape[2:])  # (N C, H, W)
     y = xp.empty((len(maps), len(left), right.shape[1]), x.dtype)
 
+    down, across = _bands(left), _bands(right.T)
+
     def work(todo: Iterator[slice]) -> None:
         for part in todo:
-            xp.matmul(left, maps[part] @ right, out=y[part])
+            wide = xp.empty((part.stop - part.start, maps.shape[1], right.shape[1]), x.dtype)
+            for columns, met in across:
+                xp.matmul(maps[part, :, met], right[met, columns], out=wide[:, :, columns])
+            for rows, met in down:
+                xp.matmul(left[rows, met], wide[:, met], out=y[part, rows])
 
     map_queue(xp, work, split_evenly(len(maps), -(-y.size // PIECE)))
     return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _bands(matrix: Array) -> list[tuple[slice, slice]]:
+    """Bands of rows, each with the columns from its first entry that is not zero to its last: in U and its transpose, few."""
+    rows = split_evenly(len(matrix), -(-min(matrix.shape) // BAND))
+    met = [np.flatnonzero(matrix[band].any(axis=0)) for band in rows]
+    return [(band, slice(some[0], some[-1] + 1) if len(some) else slice(0)) for band, some in zip(rows, met, strict=True)]
 
 
 @lru_cache(64)  # maps of many sizes come in turn when photographs are labelled
