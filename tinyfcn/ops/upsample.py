@@ -178,8 +178,8 @@ def _both_sides(left: Array, x: Array, right: Array) -> Array:
     def work(todo: Iterator[slice]) -> None:
         for part in todo:
             wide = xp.empty((part.stop - part.start, maps.shape[1], right.shape[1]), x.dtype)
-            for columns, met in across:
-                xp.matmul(maps[part, :, met], right[met, columns], out=wide[:, :, columns])
+            for places, met in across:
+                xp.matmul(maps[part, :, met], right[met, places], out=wide[:, :, places])
             for rows, met in down:
                 xp.matmul(left[rows, met], wide[:, met], out=y[part, rows])
 
