@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tinyfcn import parallel as module
 from tinyfcn.backend import thread_count
 from tinyfcn.errors import InputError
-from tinyfcn.parallel import bands, in_pieces, map_queue, map_shares, split_evenly
+from tinyfcn.parallel import bands, in_pieces, map_queue, map_shares, split_evenly, workers
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -80,8 +80,14 @@ def test_bands_of_two_threads(threads, arguments, sizes):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_environment_says_how_many_threads(threads, count):
     threads(count)
-    assert thread_count() == count
+    assert thread_count() == workers(np) == count
     assert len(map_shares(np, list, range(100))) == count
+    assert len(map_shares(np, list, range(100), 1)) == 1
+
+
+def test_little_work_is_not_shared(threads):
+    threads(2)
+    assert [workers(np, multiplications) for multiplications in (1e6, 1e9)] == [1, 2]
 
 
 def test_without_a_word_there_is_a_thread_for_each_core(monkeypatch):

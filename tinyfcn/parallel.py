@@ -8,6 +8,7 @@ it is held to one thread while bands run.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
 import threading
@@ -26,6 +27,7 @@ from tinyfcn.backend import Array, array_module, hwnc, thread_count
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+WORTH_SHARING = 1 << 25  # multiplications, which take one thread half a millisecond
 WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
 PIECE = 1 << 16  # entries of one array: a few such pieces stay in the cache together
 GPU_TIMES = 256  # as much as fits into a processor's cache makes a GPU busy, and its calls worth their overhead
@@ -35,9 +37,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 _busy = threading.Lock()  # one call of `run_shares` at a time: it takes all cores, and sets the matrix product's threads
 
 
-def workers(xp: ModuleType) -> int:
-    """Threads to share work out to: one for a GPU, which has its own ways."""
-    return thread_count() if xp is np else 1
+def workers(xp: ModuleType, multiplications: float = math.inf) -> int:
+    """Threads to share work out to: one for a GPU, which has its own ways, and one where to wake others would take longer."""
+    threads = thread_count() if xp is np else 1
+    return threads if multiplications >= WORTH_SHARING else 1
 
 
 def at_once(xp: ModuleType, amount: int) -> int:
@@ -45,22 +48,26 @@ def at_once(xp: ModuleType, amount: int) -> int:
     return amount if xp is np else GPU_TIMES * amount
 
 
-def map_shares(xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
+def map_shares(
+    xp: ModuleType, work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece], threads: int | None = None
+) -> list[Result]:
     """Deal `pieces` out to the threads, in order and in equal shares, and return what `work` returns for each share.
 
-    Who gets what depends on the number of threads alone, so sums over the results are the same in every run. `work`
-    allocates its scratch arrays once and reuses them for all of its pieces, and must not call `map_shares` itself. A GPU needs no
-    threads: `work` gets everything.
+    The threads are `workers(xp)`, or as many as are asked for. Who gets what depends on their number alone, so sums over the
+    results are the same in every run. `work` allocates its scratch arrays once and reuses them for all of its pieces, and must
+    not call `map_shares` itself. A GPU needs no threads: `work` gets everything.
     """
-    return run_shares(xp, work, [pieces[share] for share in split_evenly(len(pieces), workers(xp))])
+    return run_shares(xp, work, [pieces[share] for share in split_evenly(len(pieces), threads or workers(xp))])
 
 
-def map_queue(xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece]) -> None:
+def map_queue(
+    xp: ModuleType, work: Callable[[Iterator[Piece]], Any], pieces: Sequence[Piece], threads: int | None = None
+) -> None:
     """Run `work` on the threads, over pieces that do not depend on each other: a thread that is free takes the next piece.
 
     All threads get the same iterator, so that one which starts late, or is held up, does less. Otherwise as `map_shares`.
     """
-    run_shares(xp, work, [iter(pieces)] * min(workers(xp), len(pieces)))
+    run_shares(xp, work, [iter(pieces)] * min(threads or workers(xp), len(pieces)))
 
 
 def run_shares(xp: ModuleType, work: Callable[[Any], Result], shares: Sequence[Any]) -> list[Result]:

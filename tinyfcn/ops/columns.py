@@ -29,8 +29,8 @@ SHARED_BYTES = 1 << 18  # weights from which on it is worth waking threads up to
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and columns, for each output; weights; a call."""
     outputs, (c_out, c_in, kh, kw) = len(x) * prod(size), weight.shape
-    a_weight = 130 if weight.flags.c_contiguous else 240  # where it must be copied
-    found: float = kh * kw * c_in * (outputs * (1.4 * c_out + 280) + a_weight * c_out) + 26e6
+    a_weight = 150 if weight.flags.c_contiguous else 260  # where it must be copied
+    found: float = kh * kw * c_in * (outputs * (1.6 * c_out + 300) + a_weight * c_out) + 20e6
     return found
 
 
@@ -53,9 +53,10 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
                 xp.matmul(columns.T, w[filters].T, out=outputs)
             way.add_bias(outputs, None if bias is None else bias[filters], relu)
 
+    threads = workers(xp, y[:, 0].size * w.size)
     pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
-    few = len(pieces) < workers(xp) and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
-    map_queue(xp, work, list(product(pieces, split_evenly(len(w), workers(xp) if few else 1))))
+    few = len(pieces) < threads and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
+    map_queue(xp, work, list(product(pieces, split_evenly(len(w), threads if few else 1))), threads)
 
 
 def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
@@ -86,7 +87,8 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> N
                 columns = block.T @ as_matrix(dy, rows).T  # (c k_h k_w, rows W_out N)
                 way.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
-    map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize))
+    threads = workers(xp, dy[:, 0].size * w.size)
+    map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize, threads), threads)
 
 
 def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple[int, ...]) -> Array:
@@ -99,12 +101,13 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
+    threads = workers(xp, dy.size * depth)
     share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
     if share_bands:
-        shares = split_evenly(len(every_band), workers(xp))
+        shares = split_evenly(len(every_band), threads)
         pieces = [(k, every_band[share], slice(0, weight_shape[1])) for k, share in enumerate(shares)]
     else:
-        pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize)]
+        pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize, threads)]
     if not every_band:  # no images
         return xp.zeros(weight_shape, dy.dtype)
     sums = pieces[-1][0] + 1
@@ -123,7 +126,7 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
                 else:
                     total += outputs.T @ columns.T
 
-    map_shares(xp, work, pieces)
+    map_shares(xp, work, pieces, threads)
     return functools.reduce(xp.add, dw).reshape(weight_shape)
 
 
@@ -133,8 +136,8 @@ def _bands(xp: ModuleType, column_bytes: int, y_shape: tuple[int, ...]) -> list[
     return bands(xp, height, width * batch, max(at_once(xp, BAND_BYTES) // column_bytes, BAND_COLUMNS))
 
 
-def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int) -> list[slice]:
+def _channel_blocks(xp: ModuleType, weight_shape: tuple[int, ...], itemsize: int, threads: int) -> list[slice]:
     """Cut the input channels into blocks: one for each thread, or more where their weights would take much memory."""
     channels = weight_shape[1]
     block_bytes = weight_shape[0] * channels * weight_shape[2] * weight_shape[3] * itemsize
-    return split_evenly(channels, max(workers(xp) if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))
+    return split_evenly(channels, max(threads if block_bytes > SHARED_BYTES else 1, block_bytes // at_once(xp, BLOCK_BYTES)))

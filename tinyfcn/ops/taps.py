@@ -43,11 +43,11 @@ def applies(weight: Array, geometry: Geometry) -> bool:
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and sums, for each meeting of a tap with a pixel; weights; taps; a call."""
     c_out, c_in, kh, kw = weight.shape
-    a_weight = 80 if hwnc(weight).flags.c_contiguous else 170  # where it must be copied
+    a_weight = 130 if hwnc(weight).flags.c_contiguous else 220  # where it must be copied
     met = len(x)
     for length, windows, taps, padding in zip(x.shape[2:], size, geometry.kernel, geometry.padding, strict=True):
         met *= sum(outputs.stop - outputs.start for outputs, _ in (inside(length, windows, i - padding, 1) for i in range(taps)))
-    found: float = met * (1.5 * c_in * c_out + 90 * (c_in + c_out)) + kh * kw * (a_weight * c_in * c_out + 2.3e6) + 36e6
+    found: float = met * (1.7 * c_in * c_out + 100 * (c_in + c_out)) + kh * kw * (a_weight * c_in * c_out + 1.8e6) + 6e6
     return found
 
 
@@ -65,7 +65,8 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
             add_bias(total, None if bias is None else bias[filters], relu)
             hwnc(y)[..., filters] = total
 
-    map_shares(xp, work, split_evenly(len(weight), workers(xp)))
+    threads = workers(xp, y[:, 0].size * weight.size)
+    map_shares(xp, work, split_evenly(len(weight), threads), threads)
 
 
 def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
@@ -84,7 +85,7 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
                 met += (part @ w[i, j]).reshape(met.shape)
         return total
 
-    sums = map_shares(xp, work, list(meetings(x, weight.shape, geometry, dy)))
+    sums = map_shares(xp, work, list(meetings(x, weight.shape, geometry, dy)), workers(xp, dy[:, 0].size * weight.size))
     if dx is not None:
         dx[...] = functools.reduce(xp.add, sums)
     return hwnc(dw)

@@ -114,7 +114,7 @@ def applies(weight: Array, geometry: Geometry) -> bool:
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and transforms, for each tile; kernels; a call."""
     count, (c_out, c_in) = tiles.count(len(x), size), weight.shape[:2]
-    found: float = count * (1.5 * 36 * c_in * c_out + 6300 * (c_in + c_out)) + 8300 * c_in * c_out + 32e6
+    found: float = count * (1.4 * 36 * c_in * c_out + 8500 * (c_in + c_out)) + 8500 * c_in * c_out + 23e6
     return found
 
 
@@ -129,8 +129,9 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     u = kernel_spectra(weight)  # (36, C_in, C_out)
     # Threads share the blocks. Where tiles are few, reading all kernels takes longer; there, threads share the filters.
     few = 2 * tiles.count(len(y), y.shape[2:]) < c_out
-    blocks = tiles.blocks(y, max(c_in, c_out), 1 if few else workers(xp))
-    pieces = list(product(blocks, split_evenly(c_out, workers(xp) if few else 1)))
+    threads = workers(xp, y[:, 0].size * weight.size)
+    blocks = tiles.blocks(y, max(c_in, c_out), 1 if few else threads)
+    pieces = list(product(blocks, split_evenly(c_out, threads if few else 1)))
 
     def work(todo: Iterator[tuple[Block, slice]]) -> None:
         buffers = tiles.buffers(xp, x.dtype, blocks, len(x) * max(c_in, c_out))
@@ -143,7 +144,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
                 at_one += bias[filters]
             tiles.write(a_t, m, y[:, filters], block, relu, buffers)
 
-    map_queue(xp, work, pieces)
+    map_queue(xp, work, pieces, threads)
 
 
 def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array | None = None) -> Array:
@@ -156,13 +157,14 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
     # Threads share the blocks of a large map, each with a sum dU of its own. With many channels on a small map these sums would
     # be the larger part of the memory; there, threads share the input channels.
     small = 64 * tiles.count(len(x), x.shape[2:]) < c_out * c_in
-    blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else workers(xp))
+    threads = workers(xp, dy[:, 0].size * weight.size)
+    blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else threads)
     if not blocks:  # no images
         return xp.zeros(weight.shape, dy.dtype)
     if small:
-        pieces = [(blocks, channels) for channels in split_evenly(c_in, workers(xp))]
+        pieces = [(blocks, channels) for channels in split_evenly(c_in, threads)]
     else:
-        pieces = [(blocks[share], slice(0, c_in)) for share in split_evenly(len(blocks), workers(xp))]
+        pieces = [(blocks[share], slice(0, c_in)) for share in split_evenly(len(blocks), threads)]
 
     def work(share: Sequence[tuple[list[Block], slice]]) -> Array:
         ((blocks, channels),) = share
@@ -185,7 +187,7 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
                 tiles.write(a_t, m, dx[:, channels], block, False, of_x)
         return (du.reshape(36, -1).T @ both[:, ::-1]).reshape(c_out, depth, 3, 3)  # dg = G^T dU G, turned back
 
-    found = map_shares(xp, work, pieces)
+    found = map_shares(xp, work, pieces, threads)
     return xp.concatenate(found, axis=1) if small else functools.reduce(xp.add, found)
 
 
