@@ -7,17 +7,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-import published
 import pytest
 from PIL import Image
 from small import SMALL
 
 from tinyfcn import evaluate, predict, train
-from tinyfcn.convert.identify import identify
 from tinyfcn.data import Shapes, write_voc
-from tinyfcn.initial import sizes_of
-from tinyfcn.models import VGG16
-from tinyfcn.recipes import RECIPES
 from tinyfcn.run import read_config
 from tinyfcn.weights import read, read_description
 
@@ -130,27 +125,6 @@ def test_class_weights_are_kept_in_the_run(voc, call, tmp_path):
     assert np.array_equal(a, b) and not np.allclose(a, c, rtol=1e-3)
     (tmp_path / "mine.json").unlink()  # the run has its own copy
     assert call(train, "--resume", tmp_path / "b", "--steps", 4)[0] == 0
-
-
-@pytest.mark.parametrize("model, rate", [("fcn32s", 1e-10), ("fcn16s", 1e-12), ("fcn8s", 1e-14)])
-def test_a_recipe_fills_in_what_is_not_given(model, rate):
-    config = train._config({}, {"recipe": "paper", "model": model, "width": 0.03125}, {})
-    assert (config.lr, config.momentum, config.loss, config.batch_size, config.size) == (rate, 0.99, "sum", 1, None)
-    assert config.width == 0.03125 and config.padding == "paper"
-    assert train._config({}, {"recipe": "paper", "model": model, "lr": 1e-9}, {}).lr == 1e-9
-
-
-def test_a_wide_file_is_fine_tuned_and_a_rate_that_destroys_it_is_warned_of(tmp_path):
-    tensors = {name: p for name, p in published.draw(VGG16, 5, 0.5).items() if name.startswith("conv")}
-    names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
-    np.savez(tmp_path / "wide.npz", **published.named(tensors, names))
-    sizes = sizes_of(identify(tmp_path / "wide.npz"))
-    config = train._config({}, {"init": str(tmp_path / "wide.npz")}, sizes)
-    assert config.recipe == "finetune" and config.width == 0.5 and config.lr == RECIPES["finetune"]["lr"]
-    assert train.risk(config) is None
-    config = train._config({}, {"init": str(tmp_path / "wide.npz"), "recipe": "scratch"}, sizes)
-    assert config.lr == 2e-3 and "known to destroy" in train.risk(config)
-    assert train.risk(train._config({}, {}, {})) is None
 
 
 def test_the_next_stage_takes_its_recipe_s_rate(call, voc, tmp_path):
