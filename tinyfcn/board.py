@@ -27,7 +27,7 @@ def check_tensorboard() -> None:
 
 
 class Board:
-    """Files of events in a folder. What was written there after the step at which a run is taken up again no longer counts."""
+    """Files of events in a folder. What was written there after the step at which a run is resumed no longer counts."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder, self.step = folder, step

@@ -28,9 +28,9 @@ from tinyfcn.report import open_device
 from tinyfcn.run import paths
 
 STRIDE = 32  # pixels from one unit of the deepest map to the next
-MARGIN = 224  # pixels of surroundings, as many as change an inner pixel of a tile: a unit of fc7 sees 202 to each side
+MARGIN = 224  # pixels of context around a tile, beyond which nothing changes its scores: a unit of fc7 sees 202 to each side
 AT_ONCE = 1 << 20  # scores whose loss is taken at a time
-MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
+MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen in training
 
 
 class Predictor(NamedTuple):

@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint-minutes",
         type=of("checkpoint_minutes"),
         metavar="M",
-        help=f"what a run that is killed may lose (default {default.checkpoint_minutes:g})",
+        help=f"save at least so often: what a killed run may lose (default {default.checkpoint_minutes:g})",
     )
     run.add_argument(
         "--keep",

@@ -1,4 +1,4 @@
-"""What a run says of itself: its device, its log, and its scores in words and files."""
+"""What a run reports: its device, its log, and its scores, in words and in files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def open_device(device: str) -> ModuleType:
 
 
 def device_line(xp: ModuleType, asked: str) -> str:
-    """What computes, and, where "auto" did not find a GPU, why."""
+    """What computes, and why, where "auto" found no GPU."""
     return describe_device(xp) + (f" (no GPU: {why_no_gpu()})" if asked == "auto" and xp is np else "")
 
 
@@ -54,7 +54,7 @@ Row = dict[str, Any]  # numbers by column; None where there was no evaluation
 
 
 class Log:
-    """log.csv: a row a report. Rows after the step at which a run is taken up again are dropped."""
+    """log.csv: one row per report. Rows after the step at which a run is resumed are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
         text = io.StringIO(newline="")
@@ -69,7 +69,7 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of what `write` could not write, as it has said
+        with suppress(OSError):  # `write` has raised for it already
             self.file.close()
 
     def write(self, row: Row) -> None:
@@ -81,9 +81,9 @@ class Log:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a log.csv, without what was torn when the machine went down; none where there is no such file.
+    """The rows of a log.csv, without those that were torn when the machine went down; none where there is no such file.
 
-    Torn are lines with zeros in them, and a last one without an end. Raises InputError where any other is wrong.
+    A torn line has zero bytes in it, or is the last one and has no end. Raises InputError where any other line is wrong.
     """
     if not path.exists():
         return []

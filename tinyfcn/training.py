@@ -38,7 +38,7 @@ REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
 
 
 class Mean(NamedTuple):
-    """A mean over steps that is not finished."""
+    """A running mean over steps."""
 
     total: float
     steps: int
@@ -72,7 +72,7 @@ class Run:
         self.whole = True  # whether no step is half done
         self.finite = -1  # the step after which all parameters were last seen to be finite
         self.losses: list[Array] = []  # of the last steps, on the device
-        self.reported = Mean(0.0, 0)  # what the next report averages, besides those
+        self.reported = Mean(0.0, 0)  # what the next report averages, together with those
 
     @property
     def paths(self) -> Paths:
@@ -107,7 +107,7 @@ class Run:
         return told.strip()
 
     def set_trained(self, layers: Iterable[str]) -> None:
-        """Let the layers that came trained learn at the rate that is theirs."""
+        """Let the layers that came trained learn at a rate of their own."""
         self.trained = set(layers)
         rate = self.config.trunk_rate
         if rate == 0:
@@ -117,7 +117,7 @@ class Run:
 
     @property
     def megabytes(self) -> float:
-        """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
+        """The size that the folder will have: the last checkpoint holds the optimiser's moments too, the best one does not."""
         every: int = sum(p.nbytes for p in self.net.params.values())
         trainable: int = sum(p.nbytes for p in self.net.trainable().values())
         return (2 * every + len(self.optimiser.suffixes) * trainable) / 1e6
@@ -155,7 +155,7 @@ class Run:
         return "\n".join(told)
 
     def join(self) -> None:
-        """Let all ranks have what rank 0 has read and made: from here on they stay equal."""
+        """Give all ranks what rank 0 has read and made; from here on they stay equal."""
         if not self.ranks.comm:
             return
         net, first = self.net, self.ranks.first
@@ -185,7 +185,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def check_parameters(self) -> None:
-        """Raise InputError where training has made a parameter infinite or no number; once a step."""
+        """Raise InputError where training has made a parameter infinite or NaN; looks once per step."""
         if self.finite == self.step:
             return
         for name, p in self.net.params.items():
@@ -194,7 +194,7 @@ class Run:
         self.finite = self.step
 
     def settle(self) -> None:
-        """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
+        """Add up the losses of the last steps, which waits for a GPU. Raises InputError where one is not finite."""
         losses: list[float] = []
         if self.losses:
             losses = self.ranks.total(to_host(self.net.xp.stack(self.losses))).tolist()  # all of them in one go
@@ -205,7 +205,7 @@ class Run:
         self.losses.clear()
 
     def _diverged(self, what: str, step: int) -> InputError:
-        """The error that says where training went wrong, and what can be done."""
+        """The error that says where training went wrong, and what to do about it."""
         config = self.config
         indices = batch_indices(len(self.train_set), config.batch_size, step - 1, config.seed)
         images = ", ".join(one_line(str(self.train_set.ids[i]), 80) for i in indices[:8])
@@ -214,7 +214,7 @@ class Run:
         return InputError(f"training diverged: {what} at step {step} (images {images}); {remedy}{kept}")
 
     def _extra(self) -> dict[str, Any]:
-        """What a checkpoint says besides what its network does."""
+        """What a checkpoint says beyond the description of its network."""
         return {
             "classes": self.train_set.classes,
             "colours": class_colours(self.train_set),
@@ -298,7 +298,7 @@ class Run:
             yield logs
 
     def _report(self, logs: list[Log | Board], progress: Progress) -> None:
-        """Log what the last steps came to; where an evaluation is due, make it, with a checkpoint before and one after."""
+        """Log the last steps; where an evaluation is due, make it, with a checkpoint before and after."""
         evaluating = self.step in self.evaluate_at
         if evaluating:
             self.save()
@@ -382,8 +382,8 @@ class Run:
         gallery.draw_predictions(self.net, self.val_set, chosen, f"step {step}", self.paths.predictions, *view)
 
     def _sketch(self) -> None:
-        """Show how far a run has come that is being interrupted."""
-        with suppress(InputError):  # pictures are no reason to end in another way
+        """Show how far an interrupted run has come."""
+        with suppress(InputError):  # a picture that fails must not change how the run ends
             if not self.paths.best.exists():
                 self._draw(gallery.spread(len(self.val_set)), self.step)
             gallery.renew_page(self.folder)
@@ -399,6 +399,6 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is done, and shown."""
+        """Whether all steps are done, and all pictures are of the best checkpoint."""
         done = self.logged >= self.config.steps or self.out_of_patience
         return done and self.paths.best.exists() and gallery.is_current(self.paths)

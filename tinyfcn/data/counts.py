@@ -1,7 +1,7 @@
-"""Counting a set's labels before anything is learned from them: what is wrong with any file shows here, and what labels mean.
+"""Counting a set's labels before anything is learned from them: whatever is wrong with a file shows here, and what labels mean.
 
-Each image's first bytes and each label are read once, and what they said is kept in the user's cache folder, by the size and the
-time of both files.
+Each image's first bytes and each label are read once, and the result is kept in the user's cache folder, by the size and the time
+of both files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyfcn.files import write_text
 
 VERSION = 2  # of the cache
 NOTHING = "there is nothing to tell apart; label at least two classes, one of which may be the background"
-SMOOTH = 10  # values that are no classes, from which on they look like interpolated ones
+SMOOTH = 10  # so many values that are no classes look like interpolated ones
 
 # What is known of a label: what its files were, the pixels of each value as written, and the palette's colour for each value.
 Record = tuple[list[int], dict[str, int], dict[str, list[int]]]
