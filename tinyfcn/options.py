@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
     )
     kinds = values.kinds(Config)
 
-    def of(name: str) -> Callable[[str], Any]:
-        return command.option(kinds[name])
+    def add(group: argparse._ActionsContainer, name: str, help: str, **more: Any) -> None:
+        """Add the option for this field of `Config`; the field's kind says what it may be, where `choices` or `action` do not."""
+        more = more if {"choices", "action", "type"} & more.keys() else {"type": command.option(kinds[name])} | more
+        group.add_argument(f"--{name.replace('_', '-')}", help=help, **more)
 
     data = parse.add_argument_group("data")
     data.add_argument("--data", metavar="DIR", help='a folder in VOC layout, or "shapes", the generated set (default)')
@@ -55,107 +56,65 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--val-split", help=f"list to evaluate on, likewise (default {default.val_split})")
     command.add_val_share(data, argparse.SUPPRESS)
     command.add_reading(data)
-    data.add_argument("--subset", type=of("subset"), metavar="N", help="train on the first N images of the list only")
-    data.add_argument("--subset-seed", type=of("subset_seed"), metavar="SEED", help="... on N random ones instead")
-    data.add_argument(
-        "--size", type=size_of, metavar="N | HxW | full", help="random crops of this size, or whole images (default 96)"
-    )
-    data.add_argument("--zoom", type=of("zoom"), metavar="Z", help="let the network see images Z times as large (default 1)")
-    data.add_argument(
-        "--max-side", type=of("max_side"), metavar="N", help="... but with no side longer than N; scores are at full size still"
-    )
-    data.add_argument(
-        "--scale", type=command.option(SCALE), nargs=2, metavar=("LOW", "HIGH"), help="resize each image by a random factor first"
-    )
-    data.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="mirror half of the images (default)")
+    add(data, "subset", "train on the first N images of the list only", metavar="N")
+    add(data, "subset_seed", "... on N random ones instead", metavar="SEED")
+    add(data, "size", "random crops of this size, or whole images (default 96)", type=size_of, metavar="N | HxW | full")
+    add(data, "zoom", "let the network see images Z times as large (default 1)", metavar="Z")
+    add(data, "max_side", "... but with no side longer than N; scores are at full size still", metavar="N")
+    scale = {"type": command.option(SCALE), "nargs": 2, "metavar": ("LOW", "HIGH")}
+    add(data, "scale", "resize each image by a random factor first", **scale)
+    add(data, "mirror", "mirror half of the images (default)", action=argparse.BooleanOptionalAction)
     command.add_max_pixels(data)
-    data.add_argument("--batch-size", type=of("batch_size"), metavar="N", help=f"images per step (default {default.batch_size})")
+    add(data, "batch_size", f"images per step (default {default.batch_size})", metavar="N")
 
     model = parse.add_argument_group("network")
-    model.add_argument("--model", choices=FCNS, help=f"(default {default.model})")
-    model.add_argument("--width", type=of("width"), help=f"channels, as a part of the paper's (default {default.width})")
-    model.add_argument(
-        "--hidden", type=of("hidden"), metavar="N", help="channels of fc6 and fc7 (default: 4096 x width, or as in --init's file)"
-    )
-    model.add_argument("--padding", choices=PADDINGS, help="paper: 100 pixels around the image; same: none (default)")
-    model.add_argument("--dropout", type=of("dropout"), metavar="RATE", help=f"after fc6 and fc7 (default {default.dropout})")
-    model.add_argument(
-        "--learn-upsampling",
-        choices=LEARN_UPSAMPLING,
-        nargs="?",
-        const="skip",
-        help="learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear",
-    )
-    model.add_argument(
-        "--skip-scales",
-        choices=("published", "measured"),
-        help="multiply what skips score by the model's own constants (default), or by what brings it to 1 on the first batch",
-    )
-    model.add_argument(
-        "--freeze-trunk",
-        action=argparse.BooleanOptionalAction,
-        help="leave conv1_1 to fc7 as they are; learn the scores only, and upsampling if asked",
-    )
+    add(model, "model", f"(default {default.model})", choices=FCNS)
+    add(model, "width", f"channels, as a part of the paper's (default {default.width})")
+    add(model, "hidden", "channels of fc6 and fc7 (default: 4096 x width, or as in --init's file)", metavar="N")
+    add(model, "padding", "paper: 100 pixels around the image; same: none (default)", choices=PADDINGS)
+    add(model, "dropout", f"after fc6 and fc7 (default {default.dropout})", metavar="RATE")
+    learned = "learn the x2 layers (skip, also without a word after it) or all; by default none: they stay bilinear"
+    add(model, "learn_upsampling", learned, choices=LEARN_UPSAMPLING, nargs="?", const="skip")
+    scales = "multiply what skips score by the model's own constants (default), or by what brings it to 1 on the first batch"
+    add(model, "skip_scales", scales, choices=("published", "measured"))
+    frozen = "leave conv1_1 to fc7 as they are; learn the scores only, and upsampling if asked"
+    add(model, "freeze_trunk", frozen, action=argparse.BooleanOptionalAction)
     model.add_argument("--init", metavar="WEIGHTS", help="start from a file of weights, of any kind that tinyfcn.convert takes")
-    model.add_argument(
-        "--from", dest="from_run", metavar="RUN", help="start from another run's best weights; other options as there"
-    )
-    model.add_argument("--preprocessing", choices=PREPROCESSING, help="what --init's weights expect, if the file can't tell")
+    before = "start from another run's best weights; other options as there"
+    model.add_argument("--from", dest="from_run", metavar="RUN", help=before)
+    add(model, "preprocessing", "what --init's weights expect, if the file can't tell", choices=PREPROCESSING)
 
     how = parse.add_argument_group("training")
     length = how.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=of("steps"), help=f"(default {default.steps})")
-    length.add_argument("--epochs", type=command.option(EPOCHS), help="steps, counted in passes over the training images")
-    how.add_argument("--optimiser", choices=("adam", "sgd"), help=f"(default {default.optimiser})")
-    how.add_argument(
-        "--recipe", choices=RECIPES, help="defaults that belong together (finetune with --init of a wide network, else scratch)"
-    )
-    how.add_argument("--lr", type=of("lr"), help=f"learning rate; biases learn at twice this (default {default.lr})")
-    how.add_argument(
-        "--trunk-rate",
-        type=of("trunk_rate"),
-        metavar="R",
-        help="times the learning rate, for layers that --init brings trained; 0 leaves them as they are (default 1)",
-    )
-    how.add_argument("--momentum", type=of("momentum"), help=f"of sgd; Adam's first beta (default {default.momentum})")
-    how.add_argument("--weight-decay", type=of("weight_decay"), help=f"biases have none (default {default.weight_decay})")
-    how.add_argument("--schedule", choices=SCHEDULES, help=f"of the learning rate (default {default.schedule})")
-    how.add_argument(
-        "--class-weights",
-        metavar="HOW",
-        help=f"none (default), {', '.join(CLASS_WEIGHTS)}, or a JSON file of weights by class: rare classes count for more",
-    )
-    how.add_argument("--loss", choices=("mean", "sum"), help="over the pixels of a batch (default mean)")
-    how.add_argument("--evaluations", type=of("evaluations"), help=f"in the course of training (default {default.evaluations})")
-    how.add_argument(
-        "--patience", type=of("patience"), metavar="N", help="stop after N evaluations without a better mean IU (default: never)"
-    )
-    how.add_argument("--seed", type=of("seed"), help=f"(default {default.seed})")
+    add(length, "steps", f"(default {default.steps})")
+    add(length, "epochs", "steps, counted in passes over the training images", type=command.option(EPOCHS))
+    add(how, "optimiser", f"(default {default.optimiser})", choices=("adam", "sgd"))
+    add(how, "recipe", "defaults that belong together (finetune with --init of a wide network, else scratch)", choices=RECIPES)
+    add(how, "lr", f"learning rate; biases learn at twice this (default {default.lr})")
+    rate = "times the learning rate, for layers that --init brings trained; 0 leaves them as they are (default 1)"
+    add(how, "trunk_rate", rate, metavar="R")
+    add(how, "momentum", f"of sgd; Adam's first beta (default {default.momentum})")
+    add(how, "weight_decay", f"biases have none (default {default.weight_decay})")
+    add(how, "schedule", f"of the learning rate (default {default.schedule})", choices=SCHEDULES)
+    weights = f"none (default), {', '.join(CLASS_WEIGHTS)}, or a JSON file of weights by class: rare classes count for more"
+    how.add_argument("--class-weights", metavar="HOW", help=weights)
+    add(how, "loss", "over the pixels of a batch (default mean)", choices=("mean", "sum"))
+    add(how, "evaluations", f"in the course of training (default {default.evaluations})")
+    add(how, "patience", "stop after N evaluations without a better mean IU (default: never)", metavar="N")
+    add(how, "seed", f"(default {default.seed})")
     command.add_device(how, default=argparse.SUPPRESS)
 
     run = parse.add_argument_group("run folder")
     where = run.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="DIR", help="new folder for all that the run makes (default: runs/DATA-MODEL-N)")
-    where.add_argument(
-        "--resume", metavar="RUN", help="go on with a run; only --steps, --epochs, --device and the options below may change"
-    )
-    run.add_argument(
-        "--checkpoint-minutes",
-        type=of("checkpoint_minutes"),
-        metavar="M",
-        help=f"save at least so often: what a killed run may lose (default {default.checkpoint_minutes:g})",
-    )
-    run.add_argument(
-        "--keep",
-        choices=("last", "best"),
-        help="last (default): the checkpoint to go on from too, three times as large with the optimiser's moments; "
-        "best: remove it in the end",
-    )
-    run.add_argument(
-        "--tensorboard",
-        action=argparse.BooleanOptionalAction,
-        help="also log losses and scores to RUN/tensorboard, for TensorBoard",
-    )
+    resumed = "go on with a run; only --steps, --epochs, --device and the options below may change"
+    where.add_argument("--resume", metavar="RUN", help=resumed)
+    often = f"save at least so often: what a killed run may lose (default {default.checkpoint_minutes:g})"
+    add(run, "checkpoint_minutes", often, metavar="M")
+    kept = "last (default): the checkpoint to go on from too, three times as large with the optimiser's moments; "
+    add(run, "keep", f"{kept}best: remove it in the end", choices=("last", "best"))
+    shown = "also log losses and scores to RUN/tensorboard, for TensorBoard"
+    add(run, "tensorboard", shown, action=argparse.BooleanOptionalAction)
     return parse
 
 

@@ -16,22 +16,7 @@ from tinyfcn.backend import choose_device, describe_device, why_no_gpu
 from tinyfcn.errors import InputError
 from tinyfcn.files import read_text, unwritable, write_json, write_text
 from tinyfcn.metrics import SCORES
-from tinyfcn.values import (
-    SECONDS,
-    SHARE,
-    STEP,
-    SUBSET,
-    TEXT,
-    ZOOM,
-    Kind,
-    check,
-    field,
-    number,
-    optional,
-    shorten,
-    table,
-    to_json,
-)
+from tinyfcn.values import SECONDS, SHARE, STEP, SUBSET, TEXT, ZOOM, Kind, check, field, number, optional, shorten, table, to_json
 
 
 def open_device(device: str) -> ModuleType:

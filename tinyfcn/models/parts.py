@@ -24,6 +24,7 @@ from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.weights import LoadReport
 
 BORDER = 100  # pixels of zeros around the image in the paper's networks
+UPSAMPLINGS = ("upscore", "upscore2", "upscore16", "upscore_pool4", "upscore8")  # of all FCNs: a file may be another stage's
 
 
 def paddings(backbone: Backbone, padding: str) -> tuple[int, int]:
@@ -34,9 +35,6 @@ def paddings(backbone: Backbone, padding: str) -> tuple[int, int]:
     the arithmetic.
     """
     return {"paper": (BORDER, 0), "same": (backbone.convs[0].padding, backbone.fc6 // 2)}[padding]
-
-
-UPSAMPLINGS = ("upscore", "upscore2", "upscore16", "upscore_pool4", "upscore8")  # of all stages
 
 
 class FCN(Network):
