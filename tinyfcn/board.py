@@ -10,12 +10,7 @@ from typing import Any
 from tinyfcn.errors import InputError
 from tinyfcn.report import Row
 
-TAGS = {
-    "loss": "loss/training",
-    "validation_loss": "loss/validation",
-    "lr": "speed/lr",
-    "images_per_s": "speed/images_per_s",
-}
+TAGS = {"loss": "loss/training", "validation_loss": "loss/validation", "lr": "speed/lr", "images_per_s": "speed/images_per_s"}
 
 
 def check_tensorboard() -> None:
