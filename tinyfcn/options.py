@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tinyfcn.description import LEARN_UPSAMPLING, PADDINGS, PREPROCESSING
 from tinyfcn.models import FCNS
 from tinyfcn.optim import SCHEDULES
 from tinyfcn.recipes import RECIPES, options_of
-from tinyfcn.run import EPOCHS, SCALE, Config
+from tinyfcn.run import EPOCHS, SCALE, Config, paths, read_config
 from tinyfcn.values import SIDE
 
 DESCRIPTION = """\
@@ -148,6 +148,17 @@ def configure(base: dict[str, Any], given: dict[str, Any], sizes: dict[str, Any]
         length = len(open_dataset(config.data, config.split, config.subset, config.subset_seed, **reading_of(config)))
         config = replace(config, steps=math.ceil(epochs * length / config.batch_size))
     return config
+
+
+def options_of_run(before: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that a stage takes over from the run before it: where the data are other ones, none that belong to the old."""
+    base = next_stage(asdict(read_config(before)), given) | {"init": None, "preprocessing": None}
+    if given.get("data", base["data"]) != base["data"]:
+        return {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
+    if base["val_share"] is not None and "val_share" not in given:  # so that what was held out stays so
+        lists = {"split": paths(before).train_list, "val_split": paths(before).val_list}
+        base |= {name: str(path.resolve()) for name, path in lists.items()} | {"val_share": None}
+    return base
 
 
 def next_stage(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

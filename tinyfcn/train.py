@@ -17,7 +17,7 @@ from tinyfcn.data.counts import check_labels
 from tinyfcn.errors import InputError
 from tinyfcn.files import OWNER, PARTIAL, check_free, making, owned
 from tinyfcn.initial import sizes_of
-from tinyfcn.options import OF_ONE_DATASET, configure, next_stage, parser, risk
+from tinyfcn.options import configure, options_of_run, parser, risk
 from tinyfcn.ranks import Ranks, together
 from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import Config, paths, read_config
@@ -71,14 +71,8 @@ def _new(given: dict[str, Any], owning: contextlib.ExitStack, ranks: Ranks) -> R
         given["init"] = str(paths(Path(given["init"])).best)
     start = given.get("init")
     if "from_run" in given:
-        before = Path(given["from_run"])
-        base = next_stage(asdict(read_config(before)), given) | {"init": None, "preprocessing": None}
-        if given.get("data", base["data"]) != base["data"]:
-            base = {name: value for name, value in base.items() if name not in OF_ONE_DATASET}
-        elif base["val_share"] is not None and "val_share" not in given:  # so that what was held out stays so
-            lists = {"split": paths(before).train_list, "val_split": paths(before).val_list}
-            base |= {name: str(path.resolve()) for name, path in lists.items()} | {"val_share": None}
-        start = start or paths(before).best
+        base = options_of_run(Path(given["from_run"]), given)
+        start = start or paths(Path(given["from_run"])).best
     source = identify(start) if start else None
     out = given.pop("out", None)
     config = configure(base, given, sizes_of(source) if source and "init" in given else {})
@@ -115,11 +109,10 @@ def _refuse_taken(folder: Path) -> None:
     """Raise InputError where there is something to lose in a folder: more than a run leaves whose first step was never saved."""
     files = paths(folder)
     begun = {*files.early, files.last, files.tensorboard}
-    if not folder.exists() or (
-        folder.is_dir()
-        and all(path in begun or path.name.startswith((OWNER, PARTIAL)) for path in folder.iterdir())
-        and not (files.last.exists() and read_description(files.last).step != 0)
-    ):
+    if not folder.exists():
+        return
+    only_begun = folder.is_dir() and all(path in begun or path.name.startswith((OWNER, PARTIAL)) for path in folder.iterdir())
+    if only_begun and not (files.last.exists() and read_description(files.last).step != 0):
         return
     go_on = f", or --resume {folder} to go on with it" if files.config.exists() and files.last.exists() else ""
     raise InputError(f"{folder} is there already; give another --out{go_on}")
