@@ -4,8 +4,21 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import shutil
+from pathlib import Path
+
 import devices
+import numpy as np
+import published
 import pytest
+from pictures import draw_nothing
+from PIL import Image
+from small import SMALL
+
+from tinyfcn import command, files, train
+from tinyfcn.convert import __main__ as convert
+from tinyfcn.data import Shapes, pictures, write_voc
+from tinyfcn.models import VGG16
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,8 +42,6 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture
 def call(monkeypatch, capfd):
     """Call a command's main function; returns (exit status, stdout, stderr). --max-pixels counts for this call alone."""
-    from tinyfcn import command, files
-    from tinyfcn.data import pictures
 
     def run(module, *arguments):
         monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
@@ -44,16 +55,12 @@ def call(monkeypatch, capfd):
 
 @pytest.fixture
 def quick_pictures(monkeypatch):
-    from pictures import draw_nothing
-
     draw_nothing(monkeypatch)
 
 
 @pytest.fixture
 def call_convert(capsys, monkeypatch):
     """Call `python -m tinyfcn.convert` in this process; returns (exit status, stdout, stderr)."""
-    from tinyfcn import command
-    from tinyfcn.convert import __main__ as convert
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["convert", *map(str, arguments)])
@@ -62,3 +69,42 @@ def call_convert(capsys, monkeypatch):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory):
+    """A folder in VOC layout: 5 images to train on, 3 to evaluate on."""
+    root = tmp_path_factory.mktemp("voc")
+    write_voc(Shapes("train", 5), root, "train")
+    write_voc(Shapes("val", 3), root, "val")
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(voc, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train", "--data", str(voc), *SMALL, "--steps", "4", "--out", str(folder)])
+        assert command.run(train.main) == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    """A run of four steps that has ended; each test has a copy."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def trunk(tmp_path):
+    """The convolutions of a VGG16 of width 1/32, as torchvision names them: a file that cannot tell how images are prepared."""
+    params = {name: p for name, p in published.draw(VGG16, 5, 1 / 32).items() if name.startswith("conv")}
+    np.savez(tmp_path / "trunk.npz", **published.named(params, [f"features.{k}" for k in published.VGG_PLACES]))
+    return tmp_path / "trunk.npz", params
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"

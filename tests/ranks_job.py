@@ -7,7 +7,7 @@ import numpy as np
 from tinyfcn.models import FCN8s
 from tinyfcn.optim import Adam
 from tinyfcn.ranks import ALONE, together
-from tinyfcn.training import train_step
+from tinyfcn.step import train_step
 
 BATCH = 5
 

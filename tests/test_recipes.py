@@ -7,9 +7,9 @@ import pytest
 
 from tinyfcn.errors import InputError
 from tinyfcn.models import FCNS
+from tinyfcn.options import size_of
 from tinyfcn.recipes import RECIPES, options_of
 from tinyfcn.run import Config
-from tinyfcn.train import _size
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 MODELS = {"FCN-32s": "fcn32s", "FCN-16s": "fcn16s", "FCN-8s": "fcn8s", "FCN-8s at once": "fcn8s-atonce"}
@@ -32,7 +32,7 @@ def test_the_page_says_what_a_recipe_is(recipe):
     for (option, model), cells in shown.items():
         value = getattr(Config(**options_of(recipe, model or "fcn8s")), option)
         cell = cells[recipe]
-        assert (_size(cell) if option == "size" else type(value)(cell)) == value, (option, model)
+        assert (size_of(cell) if option == "size" else type(value)(cell)) == value, (option, model)
     assert {option for option, _ in shown} >= set(RECIPES[recipe])
 
 

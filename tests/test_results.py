@@ -16,7 +16,7 @@ from statistics import mean
 
 import pytest
 
-from tinyfcn import train
+from tinyfcn.options import configure, next_stage, parser
 
 ROOT = Path(__file__).parents[1]
 SPEC = spec_from_file_location("tables", ROOT / "data" / "results" / "tables.py")
@@ -116,13 +116,13 @@ def test_a_result_says_how_to_get_it_again(name):
 def test_a_command_still_means_what_it_meant(name):
     """Recipes and defaults may change: then a result is of another run than its command makes, and must be made anew."""
     arguments = shlex.split(RUNS[name]["command"])[3:]
-    given = {option: value for option, value in vars(train.parser().parse_args(arguments)).items() if option != "out"}
+    given = {option: value for option, value in vars(parser().parse_args(arguments)).items() if option != "out"}
     sizes = {"width": 1.0} if "init" in given else {}  # of VGG16's convolutions
     base = {}
     if "from_run" in given:  # a stage: as in the run before, on whichever machine that was
         before = Path(given["from_run"]).name
-        base = train._of_stage(RUNS[before if before in RUNS else f"h100-{before}"]["options"], given)
-    options = json.loads(json.dumps(asdict(train._config(base, given, sizes))))
+        base = next_stage(RUNS[before if before in RUNS else f"h100-{before}"]["options"], given)
+    options = json.loads(json.dumps(asdict(configure(base, given, sizes))))
     assert {option: options[option] for option in RUNS[name]["options"]} == RUNS[name]["options"]
 
 

@@ -155,7 +155,7 @@ CONFIG = [
     ({"width": 1e300}, "width must be"),
     ({"width": 0.03125}, "its width is 0.015625; by config.json and the data it must be 0.03125"),
     ({"padding": "paper"}, "its padding is same; by config.json"),
-    ({"optimiser": "sgd"}, "it is none of sgd's moments"),
+    ({"optimiser": "sgd"}, "it is none of SGD's moments"),
     ({"steps": 1}, "2 steps are done already"),
     ({"subset": 4}, "a subset of 4 is not possible"),
 ]
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_was_edited_is_one_line(run, call):
         (moment, tensors[moment].astype(np.float64), "float64 (1, 3, 3, 3), must be float32"),
         (moment, tensors[moment] * np.nan, "it holds numbers that no moment can have"),
         (moment, -1 - tensors[moment], "it holds numbers that no moment can have"),
-        ("optimiser.conv9_9.weight.v", tensors[moment], "it is none of adam's moments of what is learned"),
+        ("optimiser.conv9_9.weight.v", tensors[moment], "it is none of Adam's moments of what is learned"),
         ("fc6.weight", tensors["fc6.weight"].astype(np.int32), "fc6.weight has the type int32"),
         ("fc6.weight", tensors["fc6.weight"] * np.inf, "fc6.weight holds numbers that are infinite or none"),
     ]:

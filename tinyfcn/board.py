@@ -10,12 +10,7 @@ from typing import Any
 from tinyfcn.errors import InputError
 from tinyfcn.report import Row
 
-TAGS = {
-    "loss": "loss/training",
-    "validation_loss": "loss/validation",
-    "lr": "speed/lr",
-    "images_per_s": "speed/images_per_s",
-}
+TAGS = {"loss": "loss/training", "validation_loss": "loss/validation", "lr": "speed/lr", "images_per_s": "speed/images_per_s"}
 
 
 def check_tensorboard() -> None:
@@ -27,7 +22,7 @@ def check_tensorboard() -> None:
 
 
 class Board:
-    """Files of events in a folder. What was written there after the step at which a run is taken up again no longer counts."""
+    """Files of events in a folder. What was written there after the step at which a run is resumed no longer counts."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder, self.step = folder, step

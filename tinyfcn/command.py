@@ -1,4 +1,4 @@
-"""What the commands share: one line for what a user can mend, and exit status 2."""
+"""What the commands share: what a user can mend ends in one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(main: Callable[[], int | None]) -> int:
     """
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show must not end a command
     try:
         _refuse_empty(sys.argv)
         return main() or 0
@@ -57,14 +57,14 @@ def run(main: Callable[[], int | None]) -> int:
 
 
 def _refuse_empty(words: list[str]) -> None:
-    """No argument may be empty, as an unset variable of a script makes it: an empty path would mean the folder that one is in."""
+    """Refuse empty arguments, which a script's unset variable leaves: an empty path would mean the current folder."""
     for before, word in pairwise(words):
         if word == "" or (word.startswith("--") and word.endswith("=")):
             raise InputError(f"an argument is empty, after {word or before} (see --help)")
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print lines in which names of files and classes may stand, whose control characters are kept from the terminal."""
+    """Print lines that may contain names of files and classes, without their control characters."""
     print(*(one_line(line, LONGEST) for line in text.split("\n")), sep="\n", file=file)
 
 
@@ -88,7 +88,7 @@ def add_reading(parse: argparse._ActionsContainer) -> None:
     parse.add_argument("--mask", action="store_true", help="labels are masks of 0 and 255: 255 is class 1")
 
 
-def add_val_share(parse: argparse._ActionsContainer, default: float | str | None = None) -> None:
+def add_val_share(parse: argparse._ActionsContainer, default: float | str) -> None:
     parse.add_argument(
         "--val-share",
         type=option(HELD_OUT),

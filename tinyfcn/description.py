@@ -30,10 +30,7 @@ from tinyfcn.values import (
 MOST_CLASSES = 255  # of an FCN: labels are bytes, and 255 marks pixels that count for nothing
 PADDINGS = ("paper", "same")
 LEARN_UPSAMPLING = ("none", "skip", "all")
-LOSSES = Kind(
-    "a sum and a whole number",
-    lambda value: values.pair(number(0, 1e300)).allows(value) and STEP.allows(value[1]),
-)
+LOSSES = Kind("a sum and a whole number", lambda value: values.pair(number(0, 1e300)).allows(value) and STEP.allows(value[1]))
 
 
 class Preprocessing(NamedTuple):

@@ -13,7 +13,8 @@ from tinyfcn.data.counts import check_labels
 from tinyfcn.data.loader import READING, open_dataset, reading_of
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import check_free, making, read_json
-from tinyfcn.inference import assess, draw_predictions, examples, load_network
+from tinyfcn.gallery import draw_predictions, examples
+from tinyfcn.inference import assess, load_network
 from tinyfcn.ranks import Ranks, together
 from tinyfcn.report import Metrics, device_line, report
 from tinyfcn.run import paths, read_config

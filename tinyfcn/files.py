@@ -1,5 +1,6 @@
-"""Files that a user names. Only regular ones are read, text in limited amounts, and none is written over unasked. Those that are
-written are whole or as they were: written beside, forced onto the disk, and put in place in one step. Folders have one owner."""
+"""Files that a user names. Only regular files are read, text only up to a limit, and none is overwritten unasked. A file that is
+written is complete or as it was before: it is written beside its place, forced onto the disk, and moved there in one step. A
+folder has one owner at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-PARTIAL = ".tinyfcn."  # how the names of files begin that are being written
+PARTIAL = ".tinyfcn."  # what a file's name begins with while it is being written
 OWNER = ".owner"  # in a folder that is owned: by which process
 
 
@@ -85,7 +86,7 @@ def _constant(text: str) -> None:
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
     """Raise InputError where one of the files to write is there already, unless the user wants to `overwrite` it, and where
-    it could not be written: who has computed for an hour wants to keep what came out."""
+    it could not be written: after an hour of computing it is too late to find out."""
     for path in paths:
         if path.is_dir():
             raise InputError(f"{path}: cannot be written: it is a folder")
@@ -176,7 +177,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers left behind that were killed."""
+    """Remove what killed writers left behind."""
     for partial in folder.glob(f"{PARTIAL}*"):
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial)
@@ -186,9 +187,9 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Own a folder: no other process does so at the same time. Leftovers of dead owners are swept away.
+    """Own a folder: no other process can own it at the same time. What dead owners left behind is swept away.
 
-    Raises InputError, with the owner's process, where there is another one.
+    Raises InputError, which names the owner's process, where there is one already.
     """
     owner = folder / OWNER
     with ExitStack() as held:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from itertools import product
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyfcn import ops, plot
+from tinyfcn import ops
 from tinyfcn.backend import Array, array_module, to_device, to_host
 from tinyfcn.convert.identify import identify
 from tinyfcn.data import IGNORE, Dataset, normalise, read_image, zoomed
 from tinyfcn.data.balance import weight_of
-from tinyfcn.data.loader import class_colours, prefetch
+from tinyfcn.data.loader import prefetch
 from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
-from tinyfcn.models.fcn import softmax
+from tinyfcn.ops.loss import softmax
 from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.progress import bar
 from tinyfcn.ranks import ALONE, Ranks
@@ -29,10 +28,9 @@ from tinyfcn.report import open_device
 from tinyfcn.run import paths
 
 STRIDE = 32  # pixels from one unit of the deepest map to the next
-MARGIN = 224  # pixels of surroundings, as many as change an inner pixel of a tile: a unit of fc7 sees 202 to each side
-SHOWN = (0.5, 0.9, 0.25, 0.1)  # share of all images that are labelled worse, for each of those in predictions.png
+MARGIN = 224  # pixels of context around a tile, beyond which nothing changes its scores: a unit of fc7 sees 202 to each side
 AT_ONCE = 1 << 20  # scores whose loss is taken at a time
-MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen
+MAX_SIDE = 1024  # a photograph of 12 megapixels would take gigabytes, and its objects would be larger than any seen in training
 
 
 class Predictor(NamedTuple):
@@ -251,25 +249,3 @@ def _spread(small: Array, rows: Array, columns: Array, out: np.ndarray) -> None:
     """out[:, i, j] = small[:, rows[i], columns[j]], a few rows at a time, since `out` may be larger than the memory."""
     for band in bands(array_module(small), len(rows), len(small) * len(columns), at_once(array_module(small), PIECE)):
         out[:, band] = to_host(small[:, rows[band]][:, :, columns])
-
-
-def examples(accuracy: np.ndarray) -> list[int]:
-    """The images to show of those that were labelled so well: a typical one first, then a good, a poor and a bad one."""
-    order = np.argsort(accuracy)  # those without a labelled pixel last
-    last = np.isfinite(accuracy).sum() - 1
-    return list(dict.fromkeys(int(order[round(share * last)]) for share in SHOWN))
-
-
-def spread(length: int) -> list[int]:
-    """Images to show where none is labelled yet, from all parts of a list."""
-    number = min(length, len(SHOWN))
-    return [(2 * k + 1) * length // (2 * number) for k in range(number)]
-
-
-def draw_predictions(
-    net: FCN, dataset: Dataset, chosen: Sequence[int], title: str, path: Path, zoom: float = 1.0, max_side: int | None = None
-) -> None:
-    """Image, truth and prediction of some images of a dataset."""
-    pairs = (dataset[i] for i in chosen)
-    rows = [(image, label, to_host(predict(net, image, zoom, max_side))) for image, label in pairs]
-    plot.predictions(rows, dataset.classes, title, path, class_colours(dataset))

@@ -56,8 +56,7 @@ def initialise(
         net.skip_scales = theirs
     elif any(scale != net.skip_scales.get(skip, 1.0) for skip, scale in theirs.items()):
         raise InputError(f"{path} holds an {source.model}, whose skips have other scales than those of this network")
-    stated = source.description.preprocessing if source.own or not preprocessing else None
-    net.preprocessing = settle_preprocessing(path, stated, preprocessing)
+    net.preprocessing = settle_preprocessing(path, source, preprocessing)
     tensors = {name: tensor.read() for name, tensor in source.tensors.items()}
     report = net.assign(tensors, None, source=path, partial=True)
     trained = {layer for name in report.loaded if (layer := layer_of(name)) not in net.class_layers}

@@ -54,7 +54,10 @@ class Optimiser:
     def _moment(self, name: str, like: Array) -> Array:
         """The moment `name`, which is 0 at first, in the order in memory of the parameter `like`."""
         kept = self.state.get(name)
-        self.state[name] = array_module(like).zeros_like(like) if kept is None else match_layout(like, kept)
+        if kept is None:
+            self.state[name] = array_module(like).zeros_like(like)
+        elif kept.strides != like.strides:  # it was read from a file
+            self.state[name] = match_layout(like, kept)
         return self.state[name]
 
 
@@ -81,7 +84,7 @@ class SGD(Optimiser):
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = self._lr_and_decay(name, lr_factor)
-            on_gpu = array_module(gradient) is not np
+            on_gpu = not isinstance(gradient, np.ndarray)
 
             def chunk(w: Array, g: Array, v: Array) -> None:
                 if on_gpu:
@@ -128,7 +131,7 @@ class Adam(Optimiser):
 
         def update(name: str, gradient: Array) -> None:
             lr, decay = self._lr_and_decay(name, lr_factor)
-            on_gpu = array_module(gradient) is not np
+            on_gpu = not isinstance(gradient, np.ndarray)
 
             def chunk(w: Array, g: Array, m: Array, v: Array) -> None:
                 if on_gpu:

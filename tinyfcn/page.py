@@ -1,4 +1,4 @@
-"""The page of a run, index.html: all that there is to see of it, for a browser, without scripts and without a network."""
+"""The page of a run, index.html: all that there is to see of it, in a browser, without scripts and without a connection."""
 
 from __future__ import annotations
 

@@ -89,7 +89,6 @@ def predictions(
 ) -> None:
     """A picture with a row per example, (image, truth, prediction), and a legend of the classes that occur."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     present = np.unique(np.concatenate([np.concatenate([t.ravel(), p.ravel()]) for _, t, p in rows]))
     aspect = np.mean([image.shape[0] / image.shape[1] for image, _, _ in rows])
@@ -101,11 +100,8 @@ def predictions(
         for axis, picture in zip(line, (image, colour(truth, own), colour(prediction, own)), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-    colours = palette(own) / 255
-    names = ["ignored" if k == IGNORE else plain(classes[k]) for k in present]
-    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in zip(present, names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
-    _save(figure, path)
+    add_legend(figure, present.tolist(), classes, own, columns=5)
+    save(figure, path)
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], path: str | Path) -> None:
@@ -133,7 +129,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], path: str | Path) -> N
         if numbered and value >= 0.5:
             ink = "white" if value > 40 else "black"
             axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(log: str | Path, path: str | Path) -> None:
@@ -159,7 +155,7 @@ def curves(log: str | Path, path: str | Path) -> None:
         axis.xaxis.set_major_formatter(FuncFormatter(_number))
         axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     left.yaxis.set_major_formatter(FuncFormatter(_number))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _number(value: float, _: object) -> str:
@@ -167,7 +163,16 @@ def _number(value: float, _: object) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def add_legend(figure: Any, present: Sequence[int], classes: Sequence[str], own: Colours | None, columns: int) -> None:
+    """Name the classes that are present in a figure, below it, each beside its colour."""
+    from matplotlib.patches import Patch
+
+    names = {k: "ignored" if k == IGNORE else plain(classes[k]) for k in present}
+    handles = [Patch(facecolor=palette(own)[k] / 255, edgecolor="0.5", label=name) for k, name in names.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def save(figure: Any, path: str | Path) -> None:
     with warnings.catch_warnings(), replacing(Path(path)) as partial:
         warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks
         figure.savefig(partial, dpi=100, format="png")

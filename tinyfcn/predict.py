@@ -41,7 +41,7 @@ def parser() -> command.Parser:
         description="For each IMAGE write NAME.png, the class index of every pixel, in the photograph's size, and "
         "NAME_overlay.png, the photograph tinted with its classes, whose names stand beside it. Colours are those of the label "
         "map that the network was trained with, else VOC's. Photographs are JPEG, PNG, WebP, TIFF, BMP or GIF files; one that "
-        "cannot be read is passed over. Nothing that is there already is written over without --overwrite.",
+        "cannot be read is skipped. Nothing that is there already is overwritten without --overwrite.",
         epilog="Exit status: 0, all are labelled; 1, some are not, which are listed; 2, none is.",
     )
     parse.add_argument("run", type=Path, metavar="RUN", help="folder of a run (its best checkpoint), or a checkpoint file")

@@ -25,7 +25,7 @@ class Progress:
     def __init__(self, done: int, total: int, shown: bool) -> None:
         terminal = sys.stderr.isatty()
         self.shown, self.lines = shown, shown and not terminal
-        hidden = {} if shown and terminal else {"disable": True}  # nothing, so that TQDM_DISABLE counts
+        hidden = {} if shown and terminal else {"disable": True}  # not disable=False, so that TQDM_DISABLE still counts
         self.bar = tqdm(total=total, initial=done, unit="step", **hidden)
         self.total, self.first, self.told = total, done, done
         self.begun = time.perf_counter()

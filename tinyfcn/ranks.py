@@ -132,11 +132,11 @@ def together() -> Iterator[Ranks]:
         everyone = ending.Ibarrier()
         patience = time.monotonic() + PATIENCE
         while not everyone.Test():
-            if time.monotonic() > patience:  # the others wait for this one, and would for ever
+            if time.monotonic() > patience:  # the others wait for this one, and would wait for ever
                 atexit.register(world.Abort, 2)
                 raise
             time.sleep(0.01)
-        if world.rank:  # all of them failed, for the same reason: one says it
+        if world.rank:  # all of them failed for the same reason, which rank 0 reports
             raise SystemExit(2) from None
         raise
 

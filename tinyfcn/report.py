@@ -1,4 +1,4 @@
-"""What a run says of itself: its device, its log, and its scores in words and files."""
+"""What a run reports: its device, its log, and its scores, in words and in files."""
 
 from __future__ import annotations
 
@@ -16,22 +16,7 @@ from tinyfcn.backend import choose_device, describe_device, why_no_gpu
 from tinyfcn.errors import InputError
 from tinyfcn.files import read_text, unwritable, write_json, write_text
 from tinyfcn.metrics import SCORES
-from tinyfcn.values import (
-    SECONDS,
-    SHARE,
-    STEP,
-    SUBSET,
-    TEXT,
-    ZOOM,
-    Kind,
-    check,
-    field,
-    number,
-    optional,
-    shorten,
-    table,
-    to_json,
-)
+from tinyfcn.values import SECONDS, SHARE, STEP, SUBSET, TEXT, ZOOM, Kind, check, field, number, optional, shorten, table, to_json
 
 
 def open_device(device: str) -> ModuleType:
@@ -43,7 +28,7 @@ def open_device(device: str) -> ModuleType:
 
 
 def device_line(xp: ModuleType, asked: str) -> str:
-    """What computes, and, where "auto" did not find a GPU, why."""
+    """What computes, and why, where "auto" found no GPU."""
     return describe_device(xp) + (f" (no GPU: {why_no_gpu()})" if asked == "auto" and xp is np else "")
 
 
@@ -54,7 +39,7 @@ Row = dict[str, Any]  # numbers by column; None where there was no evaluation
 
 
 class Log:
-    """log.csv: a row a report. Rows after the step at which a run is taken up again are dropped."""
+    """log.csv: one row per report. Rows after the step at which a run is resumed are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
         text = io.StringIO(newline="")
@@ -69,7 +54,7 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of what `write` could not write, as it has said
+        with suppress(OSError):  # `write` has raised for it already
             self.file.close()
 
     def write(self, row: Row) -> None:
@@ -81,9 +66,9 @@ class Log:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The rows of a log.csv, without what was torn when the machine went down; none where there is no such file.
+    """The rows of a log.csv, without those that were torn when the machine went down; none where there is no such file.
 
-    Torn are lines with zeros in them, and a last one without an end. Raises InputError where any other is wrong.
+    A torn line has zero bytes in it, or is the last one and has no end. Raises InputError where any other line is wrong.
     """
     if not path.exists():
         return []

@@ -145,17 +145,6 @@ class Paths(NamedTuple):
 
 
 def paths(run: Path) -> Paths:
-    return Paths(
-        run / "config.json",
-        run / "class_weights.json",
-        run / "train.txt",
-        run / "val.txt",
-        run / "log.csv",
-        run / "index.html",
-        run / "curves.png",
-        run / "predictions.png",
-        run / "confusion.png",
-        run / "metrics.json",
-        run / "last.safetensors",
-        run / "best.safetensors",
-    )
+    documents = "config.json", "class_weights.json", "train.txt", "val.txt", "log.csv", "index.html"
+    pictures = "curves.png", "predictions.png", "confusion.png"
+    return Paths(*(run / name for name in (*documents, *pictures, "metrics.json", "last.safetensors", "best.safetensors")))

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: by Ctrl-C, or by the system, which wants it to end."""
+"""How a run is asked to stop: by Ctrl-C, or by the system."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], list[int]]]:
-    """Hold Ctrl-C back, and the system's wish to end, so that a step is done whole; the function given tells what came. A second
-    one acts at once. What is ignored stays so: a run under nohup goes on without its terminal. On a thread nothing comes: Python
-    hands signals to the main one alone."""
+    """Hold back Ctrl-C, and the system's requests to stop, so that a step can be completed; the function that is yielded returns
+    the signals that came. A second one acts at once. Signals that are ignored stay ignored: a run under nohup goes on without its
+    terminal. Other threads hold nothing back, since Python delivers signals to the main thread alone."""
     came: list[int] = []
 
     def hold(number: int, _frame: Any) -> None:

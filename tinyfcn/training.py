@@ -1,4 +1,4 @@
-"""Training: the step, the loop around it, and how a run begins, stops and goes on."""
+"""A training run: how it begins, the loop around its steps, and how it stops and goes on."""
 
 from __future__ import annotations
 
@@ -14,88 +14,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyfcn import ops, page, plot, weights
+from tinyfcn import checkpoint, gallery, plot, weights
 from tinyfcn.backend import Array, describe_device, processor_name, random_generator, to_device, to_host
 from tinyfcn.board import Board, check_tensorboard
 from tinyfcn.convert.identify import Source, identify
-from tinyfcn.data import normalise
+from tinyfcn.data import VOCSegmentation, normalise
 from tinyfcn.data.balance import class_weights, read_class_weights, weight_of
-from tinyfcn.data.loader import (
-    batch_indices,
-    class_colours,
-    fingerprint,
-    make_batch,
-    open_dataset,
-    open_sets,
-    prefetch,
-    reading_of,
-)
+from tinyfcn.data.loader import batch_indices, class_colours, fingerprint, make_batch, open_sets, prefetch
 from tinyfcn.errors import InputError, one_line
 from tinyfcn.files import write_json, write_text
-from tinyfcn.inference import Assessment, assess, draw_predictions, examples, spread
+from tinyfcn.inference import Assessment, assess
 from tinyfcn.initial import initialise, refuse_frozen_noise
-from tinyfcn.models import FCN, FCNS
 from tinyfcn.models.network import layer_of
-from tinyfcn.optim import SCHEDULES, SGD, Adam, Optimiser
+from tinyfcn.optim import SCHEDULES
 from tinyfcn.progress import Progress
 from tinyfcn.ranks import ALONE, Ranks
-from tinyfcn.report import Log, Metrics, Row, describe, open_device, read_log
+from tinyfcn.report import Log, Metrics, Row, describe, read_log
 from tinyfcn.run import Config, Paths, paths
+from tinyfcn.step import build_network, build_optimiser, train_step
 from tinyfcn.stopping import deferred_signals
 
 REPORT_EVERY = 10  # steps between reports: reading a loss makes a GPU wait
-MOMENT = "optimiser."  # before the names of the optimiser's moments, in the last checkpoint
-
-
-def build_network(config: Config, num_classes: int) -> FCN:
-    """A new network as configured, with random weights."""
-    return FCNS[config.model](
-        num_classes,
-        config.width,
-        config.padding,
-        hidden=config.hidden,
-        dropout=config.dropout,
-        learn_upsampling=config.learn_upsampling,
-        freeze_trunk=config.freeze_trunk,
-        seed=config.seed,
-        xp=open_device(config.device),
-    )
-
-
-def build_optimiser(config: Config) -> Optimiser:
-    if config.optimiser == "sgd":
-        return SGD(config.lr, config.momentum, config.weight_decay)
-    return Adam(config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay)
-
-
-def train_step(
-    net: FCN,
-    optimiser: Optimiser,
-    x: Array,
-    labels: Array,
-    reduction: str = "mean",
-    lr_factor: float = 1.0,
-    class_weight: Array | None = None,
-    ranks: Ranks = ALONE,
-    part: float = 1.0,
-) -> Array:
-    """Forward, loss, backward, update; returns the loss, on the network's device.
-
-    Where several ranks make the step, the loss of these images counts for its `part`, and gradients are added up.
-    """
-    update = optimiser.begin(net.trainable(), lr_factor)
-    scores = net.forward(x, training=True)
-    loss, cache = ops.softmax_cross_entropy_forward(scores, labels, reduction=reduction, class_weight=class_weight)
-    del scores
-    dscores = ops.softmax_cross_entropy_backward(part, cache)
-    del cache  # as large as dscores
-    with ranks.summed(update, net.params) as summed:
-        net.backward(dscores, update=summed)
-    return loss if part == 1 else part * loss  # on a GPU a product is a launch
 
 
 class Mean(NamedTuple):
-    """A mean over steps that is not finished."""
+    """A running mean over steps."""
 
     total: float
     steps: int
@@ -129,7 +72,7 @@ class Run:
         self.whole = True  # whether no step is half done
         self.finite = -1  # the step after which all parameters were last seen to be finite
         self.losses: list[Array] = []  # of the last steps, on the device
-        self.reported = Mean(0.0, 0)  # what the next report averages, besides those
+        self.reported = Mean(0.0, 0)  # what the next report averages, together with those
 
     @property
     def paths(self) -> Paths:
@@ -164,7 +107,7 @@ class Run:
         return told.strip()
 
     def set_trained(self, layers: Iterable[str]) -> None:
-        """Let the layers that came trained learn at the rate that is theirs."""
+        """Let the layers that came trained learn at a rate of their own."""
         self.trained = set(layers)
         rate = self.config.trunk_rate
         if rate == 0:
@@ -174,7 +117,7 @@ class Run:
 
     @property
     def megabytes(self) -> float:
-        """How large the folder becomes: the last checkpoint holds the optimiser's moments too, the best one weights alone."""
+        """The size that the folder will have: the last checkpoint holds the optimiser's moments too, the best one does not."""
         every: int = sum(p.nbytes for p in self.net.params.values())
         trainable: int = sum(p.nbytes for p in self.net.trainable().values())
         return (2 * every + len(self.optimiser.suffixes) * trainable) / 1e6
@@ -185,29 +128,18 @@ class Run:
         if self.class_weights is not None:
             write_json(self.paths.class_weights, self.class_weights)
         if self.config.val_share is not None:
-            for split, path in (("train", self.paths.train_list), ("val", self.paths.val_list)):
-                ids = open_dataset(self.config.data, split, **reading_of(self.config)).ids
-                write_text(path, "".join(f"{id_}\n" for id_ in ids))
+            for dataset, path in ((self.train_set, self.paths.train_list), (self.val_set, self.paths.val_list)):
+                assert isinstance(dataset, VOCSegmentation)
+                write_text(path, "".join(f"{id_}\n" for id_ in dataset.listed))
 
     def resume(self) -> str:
         """Go back to the last checkpoint of the folder; returns an account of what is not as it was."""
         last = self.paths.last
-        tensors, about = weights.read(last)
-        if about is None or about.step is None or about.best is None:
-            raise InputError(f"{last} is no checkpoint to go on from: it has no step, or no best score so far")
-        if about.step > self.config.steps:
-            raise InputError(f"{last}: {about.step} steps are done already; give no fewer as --steps, here {self.config.steps}")
-        own = self.net.description()
-        for name in ("model", "num_classes", "width", "hidden", "padding", "learn_upsampling"):
-            theirs, ours = getattr(about, name), getattr(own, name)
-            if theirs != ours:
-                raise InputError(f"{last}: its {name} is {theirs}; by {self.paths.config.name} and the data it must be {ours}")
-        self.net.assign(tensors, about, source=last)
-        if about.scales is not None:
-            self.net.skip_scales = about.scales
+        about, tensors = checkpoint.read(last, self.net, self.config)
         self.set_trained(about.trained)
         if self.config.class_weights != "none":
             self.class_weights = read_class_weights(self.paths.class_weights, self.train_set.classes)
+        assert about.step is not None and about.best is not None  # else `checkpoint.read` refuses
         self.seconds, self.step, self.best = about.seconds, about.step, about.best
         self.saved, self.reported = self.step, Mean(*about.losses)
         scores = [row["mean_iou"] for row in read_log(self.paths.log) if row["step"] <= self.logged]
@@ -217,14 +149,13 @@ class Run:
         data, self.data = self.data, about.data or self.data
         if changed := [what for what, value in data.items() if self.data.get(what) != value]:
             told.append(f"changed since this run began: {', '.join(changed)}")
-        moments, missing = self._moments(tensors)
+        missing = checkpoint.restore(last, tensors, self.net, self.optimiser, self.step)
         if missing and self.step:
             told.append(f"{last} lacks {len(missing)} of the optimiser's moments, such as {missing[0]}: they start at zero")
-        self.optimiser.restore(moments, self.step)
         return "\n".join(told)
 
     def join(self) -> None:
-        """Let all ranks have what rank 0 has read and made: from here on they stay equal."""
+        """Give all ranks what rank 0 has read and made; from here on they stay equal."""
         if not self.ranks.comm:
             return
         net, first = self.net, self.ranks.first
@@ -237,34 +168,14 @@ class Run:
         moments = first({name: to_host(moment) for name, moment in self.optimiser.state.items()})
         self.optimiser.restore({name: to_device(moment, net.xp) for name, moment in moments.items()}, self.step)
 
-    def _moments(self, tensors: dict[str, np.ndarray]) -> tuple[dict[str, Array], list[str]]:
-        """The optimiser's moments in a checkpoint, and names of those that are missing. Raises InputError for any other."""
-        params = {name + suffix: p for name, p in self.net.trainable().items() for suffix in self.optimiser.suffixes}
-        found = {name.removeprefix(MOMENT): moment for name, moment in tensors.items() if name.startswith(MOMENT)}
-        for name, moment in found.items():
-            wrong = None
-            if name not in params:
-                wrong = f"it is none of {self.config.optimiser}'s moments of what is learned"
-            elif (moment.shape, moment.dtype) != (params[name].shape, params[name].dtype):
-                wrong = f"{moment.dtype} {moment.shape}, must be {params[name].dtype} {params[name].shape}"
-            elif not np.isfinite(moment).all() or (name.endswith(".v") and (moment < 0).any()):
-                wrong = "it holds numbers that no moment can have"
-            if wrong:
-                raise InputError(f"{self.paths.last}: {MOMENT}{name}: {wrong}")
-        return {name: to_device(moment, self.net.xp) for name, moment in found.items()}, [n for n in params if n not in found]
-
     def save(self) -> None:
-        """Write the last checkpoint: weights, and what it takes to go on from there, in one file that is whole or old.
-
-        Raises InputError where training has diverged; the checkpoint before stays.
-        """
+        """Write the last checkpoint. Raises InputError where training has diverged; the checkpoint before stays."""
         self.settle()
         self.check_parameters()
         if not self.ranks.rank:
-            moments = {MOMENT + name: to_host(moment) for name, moment in self.optimiser.state.items()}
             extra = {"best": self.best, "seconds": self._elapsed(), "losses": tuple(self.reported), "data": self.data}
             about = replace(self.net.description(), **self._extra() | extra)
-            weights.write(self.paths.last, self.net.tensors() | moments, about)
+            checkpoint.write(self.paths.last, self.net, self.optimiser, about)
         self.saved = self.step
 
     def discard(self) -> None:
@@ -274,7 +185,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def check_parameters(self) -> None:
-        """Raise InputError where training has made a parameter infinite or no number; once a step."""
+        """Raise InputError where training has made a parameter infinite or NaN; looks once per step."""
         if self.finite == self.step:
             return
         for name, p in self.net.params.items():
@@ -283,7 +194,7 @@ class Run:
         self.finite = self.step
 
     def settle(self) -> None:
-        """Add the losses of the last steps up, for which a GPU is waited. Raises InputError where one is not finite."""
+        """Add up the losses of the last steps, which waits for a GPU. Raises InputError where one is not finite."""
         losses: list[float] = []
         if self.losses:
             losses = self.ranks.total(to_host(self.net.xp.stack(self.losses))).tolist()  # all of them in one go
@@ -294,7 +205,7 @@ class Run:
         self.losses.clear()
 
     def _diverged(self, what: str, step: int) -> InputError:
-        """The error that says where training went wrong, and what can be done."""
+        """The error that says where training went wrong, and what to do about it."""
         config = self.config
         indices = batch_indices(len(self.train_set), config.batch_size, step - 1, config.seed)
         images = ", ".join(one_line(str(self.train_set.ids[i]), 80) for i in indices[:8])
@@ -303,7 +214,7 @@ class Run:
         return InputError(f"training diverged: {what} at step {step} (images {images}); {remedy}{kept}")
 
     def _extra(self) -> dict[str, Any]:
-        """What a checkpoint says besides what its network does."""
+        """What a checkpoint says beyond the description of its network."""
         return {
             "classes": self.train_set.classes,
             "colours": class_colours(self.train_set),
@@ -387,7 +298,7 @@ class Run:
             yield logs
 
     def _report(self, logs: list[Log | Board], progress: Progress) -> None:
-        """Log what the last steps came to; where an evaluation is due, make it, with a checkpoint before and one after."""
+        """Log the last steps; where an evaluation is due, make it, with a checkpoint before and after."""
         evaluating = self.step in self.evaluate_at
         if evaluating:
             self.save()
@@ -404,7 +315,7 @@ class Run:
         self.reported = Mean(0.0, 0)
         if evaluating:
             if logs:
-                self._summarise()
+                gallery.renew_page(self.folder)
             self.save()
             progress.say(f"step {self.step}: {describe(row)}")
             self.clock, self.images = time.perf_counter(), 0  # the clock stops for evaluation
@@ -464,40 +375,30 @@ class Run:
     def _show(self, found: Assessment, step: int | None) -> None:
         """Draw what the network makes of images of the validation list."""
         plot.confusion(found.matrix.counts, self.val_set.classes, self.paths.confusion)
-        self._draw(examples(found.accuracy), step)
+        self._draw(gallery.examples(found.accuracy), step)
 
     def _draw(self, chosen: list[int], step: int | None) -> None:
         view = self.config.zoom, self.config.max_side
-        draw_predictions(self.net, self.val_set, chosen, f"step {step}", self.paths.predictions, *view)
+        gallery.draw_predictions(self.net, self.val_set, chosen, f"step {step}", self.paths.predictions, *view)
 
     def _sketch(self) -> None:
-        """Show how far a run has come that is being interrupted."""
-        with suppress(InputError):  # pictures are no reason to end in another way
+        """Show how far an interrupted run has come."""
+        with suppress(InputError):  # a picture that fails must not change how the run ends
             if not self.paths.best.exists():
-                self._draw(spread(len(self.val_set)), self.step)
-            self._summarise()
-
-    def _summarise(self) -> None:
-        plot.curves(self.paths.log, self.paths.curves)
-        page.write(self.folder)
+                self._draw(gallery.spread(len(self.val_set)), self.step)
+            gallery.renew_page(self.folder)
 
     def finish(self) -> None:
         """Let all pictures be of the best checkpoint, and of the whole log."""
-        if not self._is_shown:
+        if not gallery.is_current(self.paths):
             self.net.load(self.paths.best)
             self._show(self._assess(ALONE), weights.read_description(self.paths.best).step)
-            self._summarise()
+            gallery.renew_page(self.folder)
         if self.config.keep == "best":
             self.paths.last.unlink(missing_ok=True)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all is done, and the pictures are of the best checkpoint and not of one before."""
+        """Whether all steps are done, and all pictures are of the best checkpoint."""
         done = self.logged >= self.config.steps or self.out_of_patience
-        return done and self.paths.best.exists() and self._is_shown
-
-    @property
-    def _is_shown(self) -> bool:
-        pictures = self.paths.curves, self.paths.predictions, self.paths.confusion, self.paths.page
-        newest = self.paths.best.stat().st_mtime_ns
-        return all(path.exists() and path.stat().st_mtime_ns >= newest for path in pictures)
+        return done and self.paths.best.exists() and gallery.is_current(self.paths)

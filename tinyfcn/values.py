@@ -1,8 +1,8 @@
 """Values that people give, as options, in files that they edit, or to a constructor: what each may be is decided in one place.
 
 A `Kind` says what a value may be. A record is a frozen dataclass whose fields are made by `field(kind)`, and which calls `check`
-when it is made: the same bounds hold wherever a value comes from. Numbers have upper ones, far above what anybody needs, so that
-a slip of the pen is told at once, and not when the memory is full.
+when it is made: the same bounds hold wherever a value comes from. Numbers have upper bounds, far above what anybody needs, so
+that a slip of the keyboard is reported at once, and not when memory is full.
 """
 
 from __future__ import annotations

@@ -28,5 +28,5 @@ def test_maps_have_the_sizes_and_channels_that_are_told(monkeypatch, kind, size,
 
 def test_groups_share_the_channels_of_any_width_evenly():
     for width in 0.01, 0.3, 0.77:
-        net = FCN32sCaffeNet(2, width=width, padding="same")
+        net = FCN32sCaffeNet(2, width=width, padding="same", hidden=8)
         assert net.params["conv2.weight"].shape[0] % 2 == 0 == net.params["conv5.weight"].shape[0] % 2

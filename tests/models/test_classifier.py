@@ -1,6 +1,7 @@
 """tinyfcn.models.classifier: VGG16, AlexNet and CaffeNet, at one place and at many."""
 
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ def test_number_of_parameters_is_the_published_one():
     expected = sum(9 * a * b + b for a, b in pairwise(channels))
     expected += 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
     assert expected == 138_357_544
-    assert sum(p.size for p in VGG16().params.values()) == expected
+    assert sum(map(prod, VGG16.shapes(1000, 1.0).values())) == expected
+    sizes = {name: prod(shape) for name, shape in VGG16.shapes(7, 1 / 32).items()}
+    assert {name: p.size for name, p in VGG16(7, width=1 / 32).params.items()} == sizes
 
 
 def test_gradient_of_every_parameter_and_of_the_image():

@@ -16,7 +16,7 @@ from tinyfcn.data.loader import make_batch  # noqa: E402
 from tinyfcn.models import FCNS, VGG16, AlexNet, CaffeNet  # noqa: E402
 from tinyfcn.optim import SCHEDULES  # noqa: E402
 from tinyfcn.run import Config  # noqa: E402
-from tinyfcn.training import build_optimiser, train_step  # noqa: E402
+from tinyfcn.step import build_optimiser, train_step  # noqa: E402
 
 CLASSES, WIDTH = 4, 1 / 32
 ALEXNETS = {"fcn32s-alexnet": "alexnet", "fcn32s-caffenet": "caffenet"}

@@ -18,7 +18,7 @@ from tinyfcn.data.balance import class_weights  # noqa: E402
 from tinyfcn.initial import initialise  # noqa: E402
 from tinyfcn.models import FCN8s  # noqa: E402
 from tinyfcn.optim import Adam  # noqa: E402
-from tinyfcn.training import train_step  # noqa: E402
+from tinyfcn.step import train_step  # noqa: E402
 from tinyfcn.weights import read  # noqa: E402
 
 DATA = os.environ.get("TINYFCN_DATA")

@@ -213,7 +213,7 @@ def optimiser_of(module, kind, lr, momentum, weight_decay, trunk_rate=1.0):
 
 
 class Trainer:
-    """The twin in training: what `tinyfcn.training.train_step` does, with automatic gradients."""
+    """The twin in training: what `tinyfcn.step.train_step` does, with automatic gradients."""
 
     def __init__(self, module, optimiser):
         self.module, self.optimiser = module, optimiser

@@ -21,7 +21,7 @@ from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCNS
 from tinyfcn.optim import SCHEDULES
 from tinyfcn.run import Config
-from tinyfcn.training import build_optimiser, train_step
+from tinyfcn.step import build_optimiser, train_step
 
 
 def size(text):

@@ -43,7 +43,7 @@ from tinyfcn.bench.cost import map_sizes
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
 from tinyfcn.files import check_free, replacing, write_json
-from tinyfcn.models.fcn import BORDER
+from tinyfcn.models.parts import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
 

@@ -31,11 +31,11 @@ from tinyfcn.backend import Array, by_pixels, choose_device, thread_count, to_de
 from tinyfcn.bench.cost import arithmetic, traffic
 from tinyfcn.convert.onnx import write_onnx
 from tinyfcn.models import FCN, FCN8s
-from tinyfcn.models.alignment import cropped_sum, window
+from tinyfcn.models.crop import cropped_sum, window
 from tinyfcn.models.network import layer_of
 from tinyfcn.optim import BIAS_RATE, SGD, Adam
 from tinyfcn.parallel import in_pieces, map_shares
-from tinyfcn.training import train_step
+from tinyfcn.step import train_step
 
 TINYFCN, COLUMNS, TORCH, TF32, ONNX = "tinyfcn", "tinyfcn columns", "PyTorch", "PyTorch TF32", "ONNX Runtime"
 CHANNELS_LAST, COMPILED, TORCH_BF16 = "PyTorch channels last", "PyTorch compiled", "PyTorch bf16"

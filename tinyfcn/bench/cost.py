@@ -55,7 +55,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfcn.models import FCN8s
-from tinyfcn.models.fcn import paddings
+from tinyfcn.models.parts import paddings
 from tinyfcn.models.vgg import VGG
 from tinyfcn.ops import columns, conv2d, taps, tiles, winograd
 from tinyfcn.ops.conv import Geometry

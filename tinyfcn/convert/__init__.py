@@ -75,10 +75,7 @@ def convert(
 
 def _described(file: Path, found: Source, preprocessing: str | None, at_once: bool) -> Description:
     """The description to write: what was recognised, and what only the user can tell."""
-    about = found.description
-    # What a foreign file's names suggest, a user may know better: somebody may have trained on under the same names.
-    known = about.preprocessing if found.own or not preprocessing else None
-    about = replace(about, preprocessing=settle_preprocessing(file, known, preprocessing))
+    about = replace(found.description, preprocessing=settle_preprocessing(file, found, preprocessing))
     if at_once:
         if found.model not in (FCN8s.__name__, FCN8sAtOnce.__name__) or (found.own and found.model == FCN8s.__name__):
             raise InputError(f"{file}: --at-once is for a published FCN-8s, this is {found.title}")

@@ -24,8 +24,8 @@ from tinyfcn.errors import InputError
 from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
-from tinyfcn.models.fcn import FCN, is_bilinear
 from tinyfcn.models.network import layer_of
+from tinyfcn.models.parts import FCN, is_bilinear
 from tinyfcn.weights import described
 
 
@@ -118,16 +118,22 @@ def _own(path: Path | str, content: Content, about: Description) -> Source:
     return Source(f"{kind.__name__} of this package", kind.__name__, tensors, about, own=True)
 
 
-def settle_preprocessing(path: Path | str, stated: str | None, given: str | None) -> str:
-    """How images are prepared, by what a file says and what a user says; raises InputError where neither does."""
-    if stated is None and given is None:
+def settle_preprocessing(path: Path | str, source: Source, given: str | None) -> str:
+    """How images are prepared, by what a file says and what a user says; raises InputError where neither does, or they differ.
+
+    What a foreign file's names suggest, a user may know better: somebody may have trained on under the same names.
+    """
+    stated = source.description.preprocessing
+    if given and not (source.own and stated):
+        return given
+    if stated is None:
         raise InputError(
             f"{path} does not say how its images are prepared; add --preprocessing {' or '.join(PREPROCESSING)} "
             "(torchvision: its own weights; caffe: copies of Caffe's; vgg: Keras)"
         )
-    if stated and given and stated != given:
+    if given not in (None, stated):
         raise InputError(f"{path} takes images prepared as for {stated}; --preprocessing {given} does not fit it")
-    return stated or given or ""
+    return stated
 
 
 def _vgg16(path: Path | str, content: Content) -> Source | None:

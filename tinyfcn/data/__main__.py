@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyfcn import command
-from tinyfcn.data.counts import check_labels, count_labels
+from tinyfcn.data.counts import check_labels, count_labels, unusable
 from tinyfcn.data.importing import names_file, read_source, write_source
 from tinyfcn.data.lists import LISTS
 from tinyfcn.data.names import IGNORE
@@ -99,9 +99,9 @@ def open_sets(root: Path, splits: tuple[str, ...] = (), **options: Any) -> dict[
 def check(sets: dict[str, VOCSegmentation]) -> None:
     """Print what sets hold, and what is odd about them. Raises InputError where something cannot be used."""
     for split, dataset in sets.items():
-        wrong = _unusable(dataset)
-        for line in wrong[:SHOWN]:
-            command.say(f"odd: {line}")
+        wrong = unusable(dataset)
+        for error in wrong[:SHOWN]:
+            command.say(f"odd: {error}")
         if wrong:
             raise InputError(f"{len(wrong)} of the {len(dataset)} images in {split} cannot be used")
     counts = dict(zip(sets, count_labels(*sets.values()), strict=True))
@@ -129,16 +129,6 @@ def _notes(sets: dict[str, VOCSegmentation], counts: dict[str, np.ndarray]) -> l
             of = f"{len(alone)} of {len(dataset)} images in {split}, as in {dataset.ids[alone[0]]}"
             lines.append(f"note: {dataset.classes[0]} is all that is labelled in {of}")
     return lines
-
-
-def _unusable(dataset: VOCSegmentation) -> list[str]:
-    wrong = []
-    for index in range(len(dataset)):
-        try:
-            dataset.label(index)
-        except InputError as error:
-            wrong.append(str(error))
-    return wrong
 
 
 def _table(sets: dict[str, VOCSegmentation], counts: dict[str, np.ndarray]) -> str:

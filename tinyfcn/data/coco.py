@@ -21,7 +21,7 @@ FIELDS = {"images", "annotations", "categories"}  # by which a file is recognise
 def read(files: list[tuple[Path, Any]], root: Path) -> Source:
     """The set that COCO's files make: class 0 is the background, then the categories by their numbers.
 
-    What comes later in a file is drawn over what comes before. A category that is only a heading of others is left out.
+    What comes later in a file is drawn over what comes before. A category that is only a heading for others is left out.
     """
     trees: dict[Path, Tree] = {}
     pictures: list[Picture] = []

@@ -1,7 +1,7 @@
-"""Counting a set's labels before anything is learned from them: what is wrong with any file shows here, and what labels mean.
+"""Counting a set's labels before anything is learned from them: whatever is wrong with a file shows here, and what labels mean.
 
-Each image's first bytes and each label are read once, and what they said is kept in the user's cache folder, by the size and the
-time of both files.
+Each image's first bytes and each label are read once, and the result is kept in the user's cache folder, by the size and the time
+of both files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tinyfcn.files import write_text
 
 VERSION = 2  # of the cache
 NOTHING = "there is nothing to tell apart; label at least two classes, one of which may be the background"
-SMOOTH = 10  # values that are no classes, from which on they look like interpolated ones
+SMOOTH = 10  # so many values that are no classes look like interpolated ones
 
 # What is known of a label: what its files were, the pixels of each value as written, and the palette's colour for each value.
 Record = tuple[list[int], dict[str, int], dict[str, list[int]]]
@@ -169,26 +169,46 @@ def hint(values: Sequence[int], wrong: Sequence[int], classes: Sequence[str]) ->
 # Reading, and what was read before
 
 
+def unusable(dataset: VOCSegmentation) -> list[InputError]:
+    """What is wrong with each label that cannot be used. The others are known from here on."""
+    return _read(dataset, bar=False)[1]
+
+
 def _records(dataset: VOCSegmentation, bar: bool) -> list[tuple[Item, Record]]:
+    known, wrong = _read(dataset, bar)
+    if wrong:
+        raise wrong[0]
+    return [(item, known[str(item.label)]) for item in dataset.items]
+
+
+def _read(dataset: VOCSegmentation, bar: bool) -> tuple[dict[str, Record], list[InputError]]:
+    """What is known of labels, by their paths, once all new ones have been read; and what is wrong with the others."""
     path = _cache(dataset)
     known: dict[str, Record] = _read_cache(path)
     stamps = {str(item.label): _stamp(item) for item in dataset.items}
     new = [k for k, item in enumerate(dataset.items) if known.get(str(item.label), [None])[0] != stamps[str(item.label)]]
+    wrong = []
 
-    def read(k: int) -> tuple[str, Record]:
+    def read(k: int) -> tuple[str, Record] | InputError:
         name = str(dataset.items[k].label)
-        return name, (stamps[name], *record_of(dataset.label(k)))
+        try:
+            return name, (stamps[name], *record_of(dataset.label(k)))
+        except InputError as error:
+            return error
 
     try:
         with ThreadPoolExecutor(thread_count()) as pool:
-            found = pool.map(read, new)
-            known.update(progress.bar(found, "reading labels", len(new), " images", bar and bool(new)))
+            for found in progress.bar(pool.map(read, new), "reading labels", len(new), " images", bar and bool(new)):
+                if isinstance(found, InputError):
+                    wrong.append(found)
+                else:
+                    known[found[0]] = found[1]
     finally:
         if new:
             with suppress(OSError, InputError):  # a cache is no reason to end
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, json.dumps(known))
-    return [(item, known[str(item.label)]) for item in dataset.items]
+    return known, wrong
 
 
 def record_of(label: Label) -> tuple[dict[str, int], dict[str, list[int]]]:

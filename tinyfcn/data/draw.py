@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 Points = Sequence[tuple[float, float]]
 
 POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1}
-FARTHEST = 100_000  # pixels: what takes no time to draw
+FARTHEST = 100_000  # pixels: what reaches farther takes long to draw
 LINE_WIDTH, POINT_RADIUS = 10, 5  # pixels, as in labelme
 
 

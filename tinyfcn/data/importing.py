@@ -1,4 +1,4 @@
-"""From what annotation tools write to a folder in VOC's layout: which tool it was is told by the files."""
+"""From what annotation tools write to a folder in VOC's layout; the files themselves tell which tool it was."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _only_folder(path: Path) -> Path | None:
 
 
 def _left_out(source: Source) -> list[str]:
-    """A note on the images that lie beside labelled ones, and have no label."""
+    """A note on images that lie beside labelled ones but have no label."""
     used = {path for picture in source.pictures for path in (picture.image, picture.origin)}
     folders = sorted({picture.image.parent for picture in source.pictures if isinstance(picture.image, Path)})
     beside = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]

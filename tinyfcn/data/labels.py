@@ -25,8 +25,8 @@ from tinyfcn.errors import InputError
 
 KINDS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY = ("JPEG", "WEBP")  # recognised, so that the reason can be given
-SMOOTH = 64  # colours in one picture, from which on they look like those of smooth edges
-GREY = {"L;2": 85, "L;4": 17}  # what Pillow has multiplied the values of fewer bits with
+SMOOTH = 64  # so many colours in one picture look like those of smooth edges
+GREY = {"L;2": 85, "L;4": 17}  # what Pillow has multiplied values of fewer bits by
 
 PathLike = str | Path
 

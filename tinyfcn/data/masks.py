@@ -19,7 +19,7 @@ from tinyfcn.errors import InputError
 # What people call their folders and add to the names of masks, the likeliest first.
 IMAGE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "photos")
 LABEL_FOLDERS = ("SegmentationClass", "masks", "mask", "labels", "label", "annotations", "gt")
-MOST_UNNAMED = 64  # values without names: more are those of smooth edges
+MOST_UNNAMED = 64  # values without names; more look like those of smooth edges
 SUFFIXES = ("", "_mask", "_label", "_labels", "_gt", "_seg", "_L")
 
 

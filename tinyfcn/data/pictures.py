@@ -34,11 +34,11 @@ PathLike = str | Path
 
 _max_pixels = MAX_PIXELS
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # without one, Python prints what Pillow logs
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler, Python prints what Pillow logs
 
 
 def set_max_pixels(number: int) -> None:
-    """Refuse pictures of more pixels from now on, in the whole process."""
+    """From now on refuse pictures of more pixels, in the whole process."""
     global _max_pixels
     _max_pixels = number
 
@@ -97,7 +97,7 @@ def write_label(path: PathLike, label: np.ndarray, colours: Sequence[Sequence[in
 @contextmanager
 def opened(path: PathLike, kind: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """A picture, of which only the beginning has been read, or `InputError` for whatever is wrong with it."""
-    # What it warns of is metadata, or raised in the end. For good: pictures are read on several threads, which share the filters.
+    # Pillow warns of metadata, or of what it raises in the end. The filter stays: the threads that read pictures share it.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         check_regular(path)
@@ -120,7 +120,7 @@ def _identified(file: IO[bytes], formats: tuple[str, ...]) -> Image.Image:
     file.seek(0)
     for name in formats:
         factory, accept = Image.OPEN[name]
-        if accept is None or accept(start) is True:  # or a text: that Pillow was built without this one
+        if accept is None or accept(start) is True:  # a text means that Pillow was built without this format
             return factory(file, "")
     raise SyntaxError(f"its content is not {' or '.join(formats)}")
 

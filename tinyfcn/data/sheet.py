@@ -8,11 +8,8 @@ import numpy as np
 from PIL import Image
 
 from tinyfcn.data.loader import class_colours
-from tinyfcn.data.names import IGNORE
-from tinyfcn.data.pictures import palette
 from tinyfcn.data.voc import VOCSegmentation
-from tinyfcn.files import replacing
-from tinyfcn.plot import overlay, plain
+from tinyfcn.plot import add_legend, overlay, plain, save
 
 COLUMNS, SIDE = 4, 320  # pictures in a row, and the pixels of each one's longer side
 
@@ -20,7 +17,6 @@ COLUMNS, SIDE = 4, 320  # pictures in a row, and the pixels of each one's longer
 def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
     """Write a PNG of `number` pictures, spread evenly over the list, each with its id, and a legend of the classes."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int))
     rows = -(-len(chosen) // COLUMNS)
@@ -37,9 +33,5 @@ def draw_sheet(dataset: VOCSegmentation, path: Path, number: int = 24) -> None:
         picture.thumbnail((SIDE, SIDE))
         axis.imshow(np.asarray(picture))
         axis.set_title(plain(dataset.ids[index]), fontsize=8)
-    colours = palette(own) / 255
-    names = {k: "ignored" if k == IGNORE else plain(dataset.classes[k]) for k in sorted(present)}
-    handles = [Patch(facecolor=colours[k], edgecolor="0.5", label=name) for k, name in names.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+    add_legend(figure, sorted(present), dataset.classes, own, columns=6)
+    save(figure, path)

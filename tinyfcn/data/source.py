@@ -1,4 +1,4 @@
-"""What an annotation tool has left: pictures with a way to their labels, before they are in VOC's layout."""
+"""What an annotation tool has written: pictures, and how to get their labels, before they are in VOC's layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A set as a tool has left it."""
+    """A set as a tool has written it."""
 
     kind: str  # for people
     classes: tuple[str, ...]

@@ -83,6 +83,7 @@ class VOCSegmentation:
         self.notes: list[str] = []
         path, items = self._items(files, split, val_share, seed)
         check_unique([item.id for item in items], str(path))
+        self.listed = tuple(item.id for item in items)  # ids of the whole list, without a subset's limit
         self.items = tuple(items if subset is None else _choose_subset(items, subset, subset_seed, path))
         self.ids = tuple(item.id for item in self.items)
         self._read_classes(files, ignore, mask)

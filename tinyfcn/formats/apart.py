@@ -101,14 +101,14 @@ def _copied(values: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.n
 
 
 def main() -> None:
-    """Be the other process."""
+    """What the other process does."""
     module, name, file, seconds = sys.argv[1:]
     path = Path(file)
     size = path.stat().st_size
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints goes elsewhere
     _limit("DATA", MEMORY + largest(size))  # without the libraries' code, which may be large
-    _limit("CPU", int(seconds) + 2)  # should nobody be there any more who waits
+    _limit("CPU", int(seconds) + 2)  # in case nobody is waiting any more
     _limit("CORE", 0)
     listed: dict[str, Any] = {}
     try:

@@ -2,7 +2,8 @@
 
 from tinyfcn.models.alexnet import AlexNet, CaffeNet
 from tinyfcn.models.classifier import Classifier
-from tinyfcn.models.fcn import FCN, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
+from tinyfcn.models.fcn import FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
+from tinyfcn.models.parts import FCN
 from tinyfcn.models.vgg import VGG16
 
 # The FCNs by their names on the command line, and by their classes' names, which saved files give.

@@ -15,11 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import zip_longest
-from typing import Any, NamedTuple
-
-from tinyfcn.backend import Array, array_module
-
-Crop = tuple[Any, slice, slice]  # an index of the last two axes
+from typing import NamedTuple
 
 
 class Grid(NamedTuple):
@@ -65,21 +61,3 @@ def align(conv7: Grid, upsamplings: Mapping[str, int], skips: Mapping[str, Grid]
             offsets[skip] = skips[skip].offset_to(grid)
             grid = grid if offsets[skip] >= 0 else skips[skip]
     return kernels, offsets | {"score": grid.offset_to(IMAGE)}
-
-
-def window(offset: int, height: int, width: int) -> Crop:
-    return (..., slice(offset, offset + height), slice(offset, offset + width))
-
-
-def cropped_sum(skip: Array, up: Array, offset: int) -> tuple[Array, tuple[Crop, Any, Crop, Any]]:
-    """The sum of two maps on the part of the image that both cover, where skip[offset] lies where up[0] does."""
-    height, width = (up if offset >= 0 else skip).shape[2:]
-    skip_crop, up_crop = window(max(offset, 0), height, width), window(max(-offset, 0), height, width)
-    return skip[skip_crop] + up[up_crop], (skip_crop, skip.shape, up_crop, up.shape)
-
-
-def uncrop(dy: Array, crop: Crop, shape: tuple[int, ...]) -> Array:
-    """The gradient of x for dy at x[crop]: dy there, zero elsewhere."""
-    dx = array_module(dy).zeros(shape, dy.dtype)
-    dx[crop] = dy
-    return dx

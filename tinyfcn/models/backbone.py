@@ -96,8 +96,9 @@ class Backbone(NamedTuple):
 
     def borders(self, first_padding: int) -> tuple[list[int], list[Stretch | None]]:
         """Border of each block's maps, and how each block's output is widened, see `tinyfcn.models.border`: VGG only."""
+        wide = first_padding > self.convs[0].padding
         plain = all((conv.kernel, conv.stride, conv.padding, conv.groups) == (3, 1, 1, 1) for conv in self.convs)
-        if plain and all(block.pool == 2 and block.norm is None for block in self.blocks):
+        if wide and plain and all(block.pool == 2 and block.norm is None for block in self.blocks):
             return borders([len(block.convs) for block in self.blocks], first_padding)
         return [first_padding] * len(self.blocks), [None] * len(self.blocks)
 

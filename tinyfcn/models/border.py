@@ -91,7 +91,7 @@ def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array
     return hwnc(dx)
 
 
-@lru_cache(64)  # of an index that is made where it is used
+@lru_cache(64)  # indices, made on the device that uses them
 def _repeated(xp: ModuleType, size: int, before: int, after: int, copies: int) -> Array:
     """Which unit of the narrow map each of the wide map is."""
     units = xp.arange(size + 2 * copies)

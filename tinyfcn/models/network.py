@@ -82,7 +82,7 @@ class Network:
         return y
 
     def has(self, name: str) -> bool:
-        """Whether the forward pass had a layer of this name."""
+        """Whether the forward pass kept something under this name."""
         return self._caches is not None and name in self._caches
 
     def take(self, name: str) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinyfcn.backend import Array, array_module
 from tinyfcn.ops import _check, kernels
-from tinyfcn.parallel import in_pieces, map_queue, split_evenly
+from tinyfcn.parallel import PIECE, at_once, bands, in_pieces, map_queue, split_evenly
 
 PIXELS = 1 << 13  # whose scores, a few dozen classes, stay in the cache
 REDUCTIONS = ("mean", "sum", "none")
@@ -127,3 +127,13 @@ def softmax_cross_entropy_backward(dloss: Any, cache: Cache) -> Array:
     dscores = xp.empty_like(gradient)
     in_pieces(lambda out, g: xp.multiply(g, dloss, out=out), dscores, gradient)
     return dscores
+
+
+def softmax(scores: Array) -> None:
+    """Turn scores (N, C, H, W) into the probabilities of the classes, in their place."""
+    xp = array_module(scores)
+    for rows in bands(xp, scores.shape[2], scores.size // scores.shape[2], at_once(xp, PIECE)):
+        band = scores[:, :, rows]
+        band -= band.max(axis=1, keepdims=True)
+        xp.exp(band, out=band)
+        band /= band.sum(axis=1, keepdims=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyfcn.data import VOCSegmentation, read_label
+from tinyfcn.data import VOCSegmentation, read_label, voc
 from tinyfcn.data import __main__ as data
 from tinyfcn.data.draw import draw, from_run_lengths
 from tinyfcn.data.importing import read_source, write_source
@@ -388,6 +388,14 @@ def test_check_names_all_that_cannot_be_used(tmp_path, call):
     status, out, error = call(data, "check", tmp_path / "out")
     assert status == 2 and "3 of the 4 images in train cannot be used" in error
     assert out.count("odd: ") == 3 and "a.png is 10x3 pixels but" in out and "c.png as a picture" in out
+
+
+def test_check_decodes_each_label_once(tmp_path, call, monkeypatch):
+    pairs(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", [INDICES] * 5)
+    decoded, decode = [], voc.decode_label
+    monkeypatch.setattr(voc, "decode_label", lambda path, colours: decoded.append(path.name) or decode(path, colours))
+    assert call(data, "check", tmp_path)[0] == 0
+    assert sorted(decoded) == [f"{k}.png" for k in range(5)]
 
 
 def test_check_of_folders_without_lists(tmp_path, call):

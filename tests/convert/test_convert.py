@@ -9,6 +9,7 @@ from networks import describe, spread
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from small import files
 
 from tinyfcn import command, convert, evaluate, predict, train, weights
 from tinyfcn.convert.identify import identify
@@ -19,6 +20,7 @@ from tinyfcn.errors import InputError
 from tinyfcn.inference import load_network
 from tinyfcn.models import FCN_CLASSES, VGG16, AlexNet, CaffeNet, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.ops import bilinear_weight
+from tinyfcn.weights import read
 
 WIDTH = 1 / 32
 
@@ -475,3 +477,19 @@ def test_images_too_small_for_alexnet_are_one_line(tmp_path, monkeypatch, capsys
     assert command.run(train.main) == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and "at least 35x35 pixels, got 32x32" in err and not (tmp_path / "run").exists()
+
+
+def test_nothing_is_overwritten_unasked(run_folder, call_convert, tmp_path):
+    out = tmp_path / "out.npz"
+    out.write_text("mine")
+    status, _, err = call_convert(run_folder, out)
+    assert status == 2 and err.count("\n") == 1 and str(out) in err and "--overwrite" in err and out.read_text() == "mine"
+    assert call_convert(run_folder, out, "--overwrite")[0] == 0
+    assert read(out)[0].keys() == read(run_folder / "best.safetensors")[0].keys()
+    before = files(run_folder)
+    (tmp_path / "link.safetensors").symlink_to(run_folder / "best.safetensors")
+    for same in run_folder / "best.safetensors", tmp_path / "link.safetensors":
+        for options in [], ["--overwrite"]:
+            status, _, err = call_convert(run_folder, same, *options)
+            assert status == 2 and f"{same} is the source itself" in err
+    assert files(run_folder) == before

@@ -1,4 +1,4 @@
-"""VGG16's convolutions in whatever wraps them: each file is compared with the parameters that were drawn for it."""
+"""tinyfcn.convert.trunk: VGG16's convolutions in whatever wraps them; each file is compared with the parameters drawn for it."""
 
 import json
 import sys
