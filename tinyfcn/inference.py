@@ -20,7 +20,7 @@ from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import CLASSIFIERS, FCN, FCN_CLASSES
-from tinyfcn.ops.loss import softmax
+from tinyfcn.ops.loss import softmax_in_place
 from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.progress import bar
 from tinyfcn.ranks import ALONE, Ranks
@@ -216,7 +216,7 @@ def predict(
             continue
         scores = net.forward(x)
         label[kept] = net.decide(scores)[0][inner]
-        softmax(scores)
+        softmax_in_place(scores)
         places = [_within(rows, down.kept), _within(columns, across.kept)]
         nearest = rows[places[0]] - down.kept.start, columns[places[1]] - across.kept.start
         _spread(scores[0][inner], *nearest, probabilities[:, places[0], places[1]])

@@ -25,7 +25,8 @@ from tinyfcn.formats import Content, Tensor, open_weights
 from tinyfcn.models import CLASSIFIERS, FCN_CLASSES, VGG16, FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sCaffeNet
 from tinyfcn.models.classifier import Classifier
 from tinyfcn.models.network import layer_of
-from tinyfcn.models.parts import FCN, is_bilinear
+from tinyfcn.models.parts import FCN
+from tinyfcn.ops.upsample import is_bilinear
 from tinyfcn.weights import described
 
 

@@ -19,6 +19,7 @@ from tinyfcn.models.backbone import Backbone
 from tinyfcn.models.crop import cropped_sum, uncrop, window
 from tinyfcn.models.network import Network, layer_of
 from tinyfcn.models.vgg import VGG
+from tinyfcn.ops.upsample import is_bilinear
 from tinyfcn.optim import Update
 from tinyfcn.parallel import PIECE, at_once, bands
 from tinyfcn.weights import LoadReport
@@ -287,10 +288,3 @@ class FCN(Network):
 
     def upsample_to_image_backward(self, name: str, dy: Array) -> Array:
         return self.upsample_backward(name, uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
-
-
-def is_bilinear(weight: np.ndarray) -> bool:
-    """Whether this is the weight of a bilinear upsampling layer, class to class, up to rounding."""
-    if weight.ndim != 4 or weight.shape[0] != weight.shape[1] or weight.shape[2] != weight.shape[3]:
-        return False
-    return np.allclose(weight, ops.bilinear_weight(len(weight), weight.shape[2]), rtol=0, atol=1e-5)

@@ -40,18 +40,18 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     y lies pixel by pixel, or is a slice of the channels of an array that does: either way, a band of it is a matrix, not a copy.
     """
     xp = array_module(x, weight)
-    way = conv if xp is np else kernels
+    how = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
 
     def work(todo: Iterator[tuple[slice, slice]]) -> None:
         for rows, filters in todo:
-            columns = way.im2col(x, geometry, rows, y.shape[3])
+            columns = how.im2col(x, geometry, rows, y.shape[3])
             outputs = as_matrix(y, rows)[:, filters]  # (rows W_out N, filters), a view
             if xp is np and len(outputs) < outputs.shape[1]:  # as for fc6; BLAS is faster with the larger matrix first
                 outputs[...] = (w[filters] @ columns).T
             else:
                 xp.matmul(columns.T, w[filters].T, out=outputs)
-            way.add_bias(outputs, None if bias is None else bias[filters], relu)
+            how.add_bias(outputs, None if bias is None else bias[filters], relu)
 
     threads = workers(xp, y[:, 0].size * w.size)
     pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
@@ -72,7 +72,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> N
     Each thread does some of the input channels, since the windows of neighbouring bands overlap in x.
     """
     xp = array_module(dy, weight)
-    way = conv if xp is np else kernels
+    how = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
     if xp is not np and geometry == POINTWISE:  # nothing to add up
         xp.matmul(as_matrix(dy), w, out=as_matrix(dx))
@@ -85,7 +85,7 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> N
             block = w[:, channels.start * taps : channels.stop * taps]
             for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
                 columns = block.T @ as_matrix(dy, rows).T  # (c k_h k_w, rows W_out N)
-                way.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
+                how.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
     threads = workers(xp, dy[:, 0].size * w.size)
     map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize, threads), threads)
@@ -97,7 +97,7 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
     Threads share the bands, or, where a sum for each thread would take much memory, as for fc6, the input channels.
     """
     xp = array_module(dy, x)
-    way = conv if xp is np else kernels
+    how = conv if xp is np else kernels
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
@@ -118,7 +118,7 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
             total = dw[k, :, channels.start * taps : channels.stop * taps]
             for rows in some_bands:
                 outputs = as_matrix(dy, rows)
-                columns = way.im2col(x[:, channels], geometry, rows, dy.shape[3])
+                columns = how.im2col(x[:, channels], geometry, rows, dy.shape[3])
                 if share_bands:
                     total += (columns @ outputs).T  # BLAS is slower at a narrow outputs.T @ columns.T
                 elif rows == some_bands[0]:

@@ -129,7 +129,7 @@ def softmax_cross_entropy_backward(dloss: Any, cache: Cache) -> Array:
     return dscores
 
 
-def softmax(scores: Array) -> None:
+def softmax_in_place(scores: Array) -> None:
     """Turn scores (N, C, H, W) into the probabilities of the classes, in their place."""
     xp = array_module(scores)
     for rows in bands(xp, scores.shape[2], scores.size // scores.shape[2], at_once(xp, PIECE)):

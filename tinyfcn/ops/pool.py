@@ -90,7 +90,7 @@ def max_pool2d_forward(
         for rows in todo:
             best = target[rows]  # (rows, W_out, N, C)
             best[...] = -np.inf
-            for outputs, inputs in _taps(x.shape[2:], rows, size[1], kernel, stride, padding):
+            for outputs, inputs in _meetings(x.shape[2:], rows, size[1], kernel, stride, padding):
                 so_far = best[outputs]
                 np.maximum(so_far, source[inputs], out=so_far)
 
@@ -116,7 +116,7 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
         for rows in todo:
             best, upstream = hwnc(y)[rows], hwnc(dy)[rows]  # (rows, W_out, N, C)
             taken = np.zeros(best.shape, bool)  # windows whose winner has been found
-            for outputs, inputs in _taps(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
+            for outputs, inputs in _meetings(x.shape[2:], rows, y.shape[3], kernel, stride, padding):
                 wins = (source[inputs] == best[outputs]) > taken[outputs]
                 taken[outputs] |= wins
                 if apart:
@@ -136,7 +136,7 @@ def _bands(y: Array) -> list[slice]:
     return bands(np, y.shape[2], y.shape[3], max(BAND_BYTES // pixel_bytes, 1))
 
 
-def _taps(x_size: Pair, rows: slice, width: int, kernel: Pair, stride: Pair, padding: Pair) -> Iterator[tuple[Place, Place]]:
+def _meetings(x_size: Pair, rows: slice, width: int, kernel: Pair, stride: Pair, padding: Pair) -> Iterator[tuple[Place, Place]]:
     """For each tap of the window, in reading order: the outputs, among these rows, whose tap lies inside x, and the inputs that
     they meet there.
 

@@ -129,6 +129,13 @@ def bilinear_weight(channels: int, kernel_size: int, dtype: Any = np.float32, xp
     return xp.asarray(weight)
 
 
+def is_bilinear(weight: np.ndarray) -> bool:
+    """Whether this is the weight of a bilinear upsampling layer, class to class, up to rounding."""
+    if weight.ndim != 4 or weight.shape[0] != weight.shape[1] or weight.shape[2] != weight.shape[3]:
+        return False
+    return np.allclose(weight, bilinear_weight(len(weight), weight.shape[2]), rtol=0, atol=1e-5)
+
+
 def upsample_bilinear_forward(
     x: Array, kernel_size: int, stride: int, window: tuple[slice, slice] = (slice(None), slice(None))
 ) -> tuple[Array, BilinearCache]:
