@@ -14,7 +14,7 @@ from devices import get, nothing_crosses, put
 from networks import gradient_functions
 
 from tinyfcn import backend, command, report, train, training
-from tinyfcn.bench import contenders, timing
+from tinyfcn.bench import cost, timing
 from tinyfcn.bench.contenders import JOBS, LAYER_TASKS, TINYFCN, Work
 from tinyfcn.data import PREPROCESSING, loader, normalise
 from tinyfcn.gradcheck import check_gradient
@@ -339,7 +339,7 @@ def test_traffic_counts_each_array_once():
     net = FCN8s(21, 1 / 16, "same")
     shapes = {name: p.shape for name, p in net.params.items()}
     expected = sum(p.size for name, p in net.params.items() if name.endswith("weight"))
-    for name, side in contenders.map_sizes("same", (64, 64)).items():
+    for name, side in cost.map_sizes("same", (64, 64)).items():
         filters, channels = shapes[f"{name}.weight"][:2]
         expected += 3 * (filters + channels) * side[0] * side[1]
-    assert contenders.traffic(shapes, "same", (3, 3, 64, 64)) == 4 * expected
+    assert cost.traffic(shapes, "same", (3, 3, 64, 64)) == 4 * expected
