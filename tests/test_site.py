@@ -22,7 +22,7 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 SOURCES = sorted(path.stem for pattern in ("*.ipynb", "*.md", "*.rst") for path in FOLDER.glob(pattern))
 SLIDERS = [name for name in NOTEBOOKS if 'type=\\"range\\"' in (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")]
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"  # Playwright adds what else it takes
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 # Boxes that leave the screen on the right, and can't be scrolled to.
