@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -21,6 +22,14 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 FOLDER = Path(__file__).resolve().parent
+SETTINGS = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
+REPOSITORY = SETTINGS["project"].get("urls", {}).get("Repository", "")
+INSTALL = """# Where the package is missing, as on Colab.
+from importlib.util import find_spec
+
+if find_spec("tinyfcn") is None:
+    %pip install -q "tinyfcn[notebooks] @ git+{}"
+"""
 # nbgrader keeps what stands around these lines; what stands between them it replaces by a stub of its own.
 UNSOLVED = r"\1### BEGIN SOLUTION\n\1raise NotImplementedError\n\1### END SOLUTION"
 
@@ -82,6 +91,11 @@ def make(text: Path) -> nbformat.NotebookNode:
         folded = {"source_hidden": "hide-input" in tags, "outputs_hidden": "hide-output" in tags}
         if any(folded.values()):  # the site folds by the tags, JupyterLab by this
             cell.metadata["jupyter"] = {name: True for name, hidden in folded.items() if hidden}
+        if alternative := cell.metadata.pop("alt", None):  # for those who don't see the figure: where the site looks for it
+            cell.metadata["mystnb"] = {"image": {"alt": alternative}}
+    if REPOSITORY:
+        install = nbformat.v4.new_code_cell(INSTALL.format(REPOSITORY).strip(), id="install", metadata={"tags": ["hide-input"]})
+        notebook.cells.insert(1, install)
     return notebook
 
 

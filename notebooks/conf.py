@@ -1,6 +1,7 @@
 """The notebooks and the package's docstrings as a site that needs no network: `sphinx-build -W notebooks site`."""
 
 import re
+import tomllib
 from importlib.util import find_spec
 from operator import methodcaller
 from pathlib import Path
@@ -19,6 +20,7 @@ autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
 nb_execution_mode = "off"  # the pages show the outputs that the notebooks hold
 nb_render_markdown_format = "myst"  # tables in outputs
+nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 myst_heading_slug_func = methodcaller("replace", " ", "-")  # as Jupyter and GitHub make a heading's anchor
@@ -26,15 +28,25 @@ myst_heading_slug_func = methodcaller("replace", " ", "-")  # as Jupyter and Git
 copybutton_selector = "div:not(.output) > div.highlight > pre"  # of code, not of what it prints
 
 html_theme = "sphinx_book_theme"
-repository = ""  # the public repository's address, once there is one: each page then links to it
+settings = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text(encoding="utf-8"))
+repository = settings["project"].get("urls", {}).get("Repository", "")
+launch_buttons = {
+    "binderhub_url": "https://mybinder.org",
+    "colab_url": "https://colab.research.google.com",
+    "notebook_interface": "jupyterlab",
+}
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the sidebar has a search box already
     "repository_url": repository,
     "use_download_button": False,
     "use_fullscreen_button": False,
     "use_repository_button": bool(repository),
+    "repository_branch": "main",
+    "path_to_docs": "notebooks",
+    "launch_buttons": launch_buttons if repository else {},
 }
-html_show_sourcelink = html_copy_source = False
+html_show_sourcelink = html_copy_source = html_use_index = html_domain_indices = False
 
 # MathJax in one file, which draws its glyphs itself. The package it comes from is an extension too, which would copy 24 MB.
 mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax" / "tex-svg.js"
@@ -68,6 +80,12 @@ def as_text(_app: Sphinx, _what: str, _name: str, _object: object, _options: obj
     lines[:] = shown
 
 
+def plain_names(_app: Sphinx, *_what: object) -> tuple[str, str] | None:
+    """Signatures name a type by its name."""
+    signature, returned = (text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in _what[-2:])
+    return signature, returned
+
+
 def add_index(app: Sphinx, error: Exception | None) -> None:
     """A server shows index.html when it is asked for a folder."""
     if error is None:
@@ -75,6 +93,9 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    # Where pages are files, a page can't read others, and asking is an error: results come without excerpts.
+    app.add_js_file(None, body="if (location.protocol == 'file:') DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false")
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", as_text)
+    app.connect("autodoc-process-signature", plain_names)
     app.connect("build-finished", add_index)

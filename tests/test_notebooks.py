@@ -109,7 +109,8 @@ def test_notebook_was_made_from_its_text(text):
     notebook = notebook_of(text)
     found = hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
     assert notebook["metadata"].get("text_sha256") == found, remedy
-    made = [(c["cell_type"], c["metadata"].get("tags", []), "".join(c["source"])) for c in notebook["cells"]]
+    cells = [cell for cell in notebook["cells"] if cell["id"] != "install"]
+    made = [(c["cell_type"], c["metadata"].get("tags", []), "".join(c["source"])) for c in cells]
     assert made == [tuple(cell) for cell in cells_of(text)], remedy
 
 
@@ -191,6 +192,7 @@ def test_a_figure_has_words_before_or_after_it(text):
     for index, cell in enumerate(cells):
         if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
             assert "markdown" in kinds[max(index - 2, 0) : index + 3], f"cell {index + 1} shows a figure far from any words"
+            assert "mystnb" in cell["metadata"], f'cell {index + 1} shows a figure: say in alt="..." what one sees'
         for alternative in re.findall(r"!\[(.*?)\]\(", "".join(cell["source"]) if kinds[index] == "markdown" else ""):
             assert alternative, f"cell {index + 1}: an image without alternative text"
 
@@ -308,6 +310,16 @@ def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path
     monkeypatch.setattr(tinyfcn, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(ImportError, match=re.escape('run pip install -e ".[notebooks]"')):
         runpy.run_path(str(FOLDER / "lesson.py"))
+
+
+@pytest.mark.parametrize("repository", ["", "https://github.com/someone/fcn"])
+def test_notebooks_install_the_package_once_it_has_an_address(repository, monkeypatch):
+    pytest.importorskip("jupytext")
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    build = pytest.importorskip("build")
+    monkeypatch.setattr(build, "REPOSITORY", repository)
+    installs = [cell.source for cell in build.make(TEXTS[0]).cells if "%pip install" in cell.source]
+    assert [re.search(r"git\+(\S+)\"", source)[1] for source in installs] == ([repository] if repository else [])
 
 
 def build(*arguments) -> None:

@@ -34,7 +34,7 @@ from tinyfcn.optim import Adam, poly
 from tinyfcn.run import Config
 from tinyfcn.training import train_step
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Chelsea the cat as a classifier sees her, with one word; with a label for each pixel, she orange; and some of these pixels, enlarged"
 cat, cat_label = photograph(), photograph_label()
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.3))
 colours = np.zeros((256, 3))
@@ -82,7 +82,7 @@ print(image.shape, image.dtype, " ", label.shape, label.dtype)
 print(dict(enumerate(training.classes)))
 print("classes in this label:", np.unique(label))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Two images of coloured shapes, each beside its label: every pixel of a ring, disc or star in the colour of its class, contours white"
 figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
 for left, right, number in zip(axes[::2], axes[1::2], (1, 5), strict=True):
     picture, truth = training[number]
@@ -129,7 +129,7 @@ for step in range(STEPS):
     rate = poly(step / STEPS)  # the learning rate falls to 0
     losses.append(float(train_step(net, optimiser, inputs, truths, lr_factor=rate)))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss over 800 steps: single steps scatter, and their mean falls fast at first, then slowly"
 figure, axis = plt.subplots(figsize=(8, 2.6))
 axis.plot(losses, color=BLUE, alpha=0.3, linewidth=0.8, label="one step")
 smooth = np.convolve(losses, np.ones(25) / 25, "valid")
@@ -142,7 +142,7 @@ plt.show()
 # **Predict.** The net is about to meet pictures that it has never seen. Which mistakes do you expect: wrong
 # classes, missed shapes, or wrong borders?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Four unseen images, what the net predicts, and the truth: places and outlines are roughly right, the classes of the first are mixed up"
 guesses = [predict(net, picture) for picture, _ in held_out]
 
 figure, axes = plt.subplots(3, 4, figsize=(9, 6.6))
@@ -228,7 +228,7 @@ GUESS = np.array(
     np.uint8,
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Two grids of 5 by 6 numbers: the truth, an object of nine 1s with 255 on its right, and the prediction, a shape of eight 1s that is shifted"
 figure, axes = plt.subplots(1, 2, figsize=(7, 3))
 titles = "truth (255: does not count)", "prediction"
 for axis, values, title in zip(axes, (TRUTH, GUESS), titles, strict=True):
@@ -355,7 +355,7 @@ assert np.isclose(usual, 0.465, atol=5e-4) and np.isclose(ours, 0.697, atol=5e-4
 # Label images are PNGs whose pixels *are* class numbers. A palette beside them says in which colour a
 # viewer shows each number; VOC's has cream for 255:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A bar of VOC's 21 class colours, from black for background 0 to blue for tvmonitor 20, and beige for 255"
 figure, axis = plt.subplots(figsize=(9, 1.7))
 names = [*(f"{name} {k}" for k, name in enumerate(VOC_CLASSES)), "255"]
 strip = palette()[[*range(21), IGNORE]][None]

@@ -59,7 +59,7 @@ def rested(call):
     return min(seconds(call, 1) for _ in range(10))
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Chelsea the cat, and three maps made of her: in the first fur and outlines glow, in the second whiskers, in the third her eyes alone"
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 vgg = vgg16(VGG16_FILE)
 cat = photograph()
@@ -136,7 +136,7 @@ def frame(axis, row, column, height, width, colour, inset=0.0):
 # **Predict.** Which number does the kernel give where its upper left corner lies on row 1, column 0? On which
 # outputs is it largest?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="A 5x5 input, a 3x3 kernel and the 3x3 output, as numbers: the nine framed inputs make the framed output"
 figure, axes = plt.subplots(1, 3, figsize=(8, 3))
 draw_matrix(axes[0], image, "input x")
 draw_matrix(axes[1], kernel, "kernel w")
@@ -215,7 +215,7 @@ print(f"{multiplications / 1e9:.1f} billion, {1e9 * each:.0f} ns each: {hours:.1
 #
 # **Predict.** The input is one bright pixel. What does each of the two make of it?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="A kernel and an input with one bright pixel: cross-correlation shows the kernel turned by 180 degrees, convolution shows it as it is"
 letter = np.array([[3, 2, 2], [3, 1, 0], [3, 0, 0]], float)  # a kernel like the letter F
 dot = np.zeros((1, 1, 5, 5))
 dot[0, 0, 2, 2] = 1
@@ -264,7 +264,7 @@ assert np.allclose(y[0, 0, 0], np.convolve(line, taps[::-1], "valid"))
 show_source(conv.Geometry)
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Six rows of input pixels, and below each the windows that kernel size, stride, padding and dilation give, one colour for each output"
 def draw_windows(axis, size, k, s, p, d):
     """Every window of a kernel along one axis, one below the other."""
     for place in range(-p, size + p):
@@ -381,7 +381,7 @@ by_matrix.reshape(3, 3)
 # **Predict.** Row 5 of X holds what tap (1, 2) meets, at each of the nine outputs. Where do these nine numbers
 # lie in the image?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The 5x5 image and the matrix X of its windows: one row of X, framed, holds the piece of the image framed in the same colour"
 figure, axes = plt.subplots(1, 2, figsize=(8, 4.4))
 draw_matrix(axes[0], x5, "x")
 draw_matrix(axes[1], X, "X, its rows")
@@ -442,7 +442,7 @@ assert np.allclose(np.maximum(seen[0], 0), conv1_1, atol=1e-2)
 # negatively. What of the other two? A kernel is 3x3 pixels with three colours, so that you can look at it as a
 # tiny picture. What would you expect for "whiskers", and what for "eyes"?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Three 3x3 kernels in their colours, and the maps of the cat that they make: fur, whiskers, eyes"
 figure, axes = plt.subplots(2, 3, figsize=(9, 4.1), height_ratios=[1, 1.6])
 for (above, below), number in zip(axes.T, SHOWN):
     colours = w1[number, ::-1].transpose(1, 2, 0)  # VGG16 reads blue, green, red
@@ -469,7 +469,7 @@ plt.show()
 #
 # **Predict.** How often does each of the 25 pixels occur in X?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="How often each of 25 pixels stands in X: once at the corners, nine times in the middle"
 times = np.bincount(X.ravel().astype(int), minlength=25).reshape(5, 5)
 figure, axis = plt.subplots(figsize=(8, 2.9))
 draw_matrix(axis, times, "How often each pixel stands in X")
@@ -516,7 +516,7 @@ with mock.patch.dict(os.environ, TINYFCN_CONV="columns"):  # and not Winograd's,
 taken["tinyfcn: Winograd in bands"] = rested(lambda: ops.conv2d_forward(*layer, padding=1))
 print(describe_device(np))
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time of a convolution on a logarithmic axis: seven loops take longest by far, then three loops, im2col, and Winograd in bands"
 figure, axis = plt.subplots(figsize=(8, 2.8))
 bars = axis.barh(
     list(taken), [1000 * t for t in taken.values()], color=[RED, ORANGE, BLUE, BLUE, GREEN]
@@ -643,7 +643,7 @@ S = np.zeros((81, 25))
 S[np.arange(81), X.ravel().astype(int)] = 1  # entry e of X is pixel number X[e]
 assert np.array_equal(S @ x5.ravel(), X.ravel())
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="The matrix S transposed, with a single 1 in each column, and what it makes of ones: 1 at the corners of the image, 9 in its middle"
 figure, axes = plt.subplots(2, 1, figsize=(8, 5.2))
 axes[0].imshow(S.T, cmap="Greys")
 axes[0].set(
@@ -852,7 +852,7 @@ print(
 # factor should it take longer? Does that hold for the loops, too? (They are timed on 32 entries of dy,
 # and their time is multiplied.)
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time of the backward pass on a logarithmic axis: seven loops, im2col and col2im, columns in bands, Winograd in bands, each faster"
 y64, cache64 = ops.conv2d_forward(*layer, padding=1)
 dy64 = rng.normal(size=y64.shape).astype(np.float32)
 few_cache = forward_loops(*few)[1]
@@ -911,7 +911,7 @@ for (name, forward), backward in zip(
 # output $r = u + p$, tap 2 from $r = u + p - 2$. The further down the tap, the further up the output. The
 # outputs around (u, v) therefore hold the weights *in reverse order*:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="The kernel's nine taps, one input pixel, and the outputs that saw it, named by their taps: the kernel, turned by 180 degrees"
 figure, axes = plt.subplots(1, 3, figsize=(8, 3.1))
 names = np.array([[f"{i}{j}" for j in range(3)] for i in range(3)])
 for axis, title, size, start, words in [
@@ -987,7 +987,7 @@ print(f"x: {x64.nbytes / 1e6:.1f} MB, the columns: {own[2].nbytes / 1e6:.1f} MB"
 # **Predict.** How many gigabytes of columns would a training step of FCN on a 500x500 image keep? And which
 # share of the backward pass's time does gathering take?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Memory of each layer's input and of its columns in gigabytes: the columns of conv1_2 are the largest, nine times its input"
 sizes, c_in, inputs, columns = VGG.map_sizes(100, 0, 500), 3, {}, {}
 for name, (c_out, c_in, kh, kw) in (
     (n, s) for n, s in VGG.shapes(1.0).items() if n.endswith(".weight")

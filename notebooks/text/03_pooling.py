@@ -48,7 +48,7 @@ from tinyfcn.ops.pool import pool_output_size
 
 rng = np.random.default_rng(0)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="The photograph of the cat, what five poolings leave of it, a few blocks of colour, and one of VGG16's maps on top of it, bright at the eyes"
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 vgg = vgg16(VGG16_FILE)
 cat = photograph()
@@ -107,7 +107,7 @@ assert np.array_equal(y, pool_loops(x))
 # happens to $y$? What, then, is the gradient there?
 
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="A 6x6 map with the winners of its 2x2 windows in blue, the winners alone, their gradient, and the gradient sent back to the winners' places"
 def grid_of_numbers(axis, values, colours, title):
     axis.imshow(colours, cmap="Blues", vmin=0, vmax=1.6)
     for (r, c), value in np.ndenumerate(values):
@@ -152,7 +152,7 @@ print(check_gradient(ops.max_pool2d_forward, ops.max_pool2d_backward, random, 2)
 # **Predict.** Where will you still see her eyes in the end: if you keep the largest of each four values, or
 # if you keep their mean?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="A map that is bright at the cat's eyes, pooled from 144x224 to 9x14: the largest keeps the eyes, the mean lets them fade"
 figure, axes = plt.subplots(2, 5, figsize=(9, 2.9))
 rows = {"largest": np.max, "mean": np.mean}
 for line, (name, keep) in zip(axes, rows.items()):
@@ -284,7 +284,7 @@ def upscored(height, ceil_mode):
 print("floor:", upscored(500, False), " ceil:", upscored(500, True), " needed:", 19 + 500)
 assert upscored(500, False) == 512 and upscored(500, True) == 544
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Rows to spare over the image's height: with ceil always above zero, with floor below zero for many heights, 500 among them"
 heights = np.arange(33, 601)
 spare = {mode: np.array([upscored(h, mode) - h - 19 for h in heights]) for mode in (False, True)}
 figure, axis = plt.subplots()
@@ -387,7 +387,7 @@ slider(pictures, captions, 451, 325, image_tile(cat, 0, 0, 451, 300))
 # The second output has a slider. With it you can watch the field grow, layer by layer, around the place where
 # the map of the opening is brightest, until it is cut off by the edge of the photograph.
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Receptive fields of VGG16's layers as bars, from 3 pixels at conv1_1 to 404 at fc6, with larger steps after each pooling"
 figure, axis = plt.subplots(figsize=(8, 3.4))
 colours = [
     ORANGE if name.startswith("pool") else GREEN if name == "fc6" else BLUE for name in names
@@ -504,7 +504,7 @@ for number, grid in enumerate(grids, 1):
 print(f"unit {middle}: rows {rows[0]} to {rows[-1]}, centre {(rows[0] + rows[-1]) / 2}")
 assert (rows[0] + rows[-1]) / 2 == grids[2].stride * middle + grids[2].start
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Where the units of pool1 to pool5 lie above a row of 64 pixels: twice as far apart with each pooling"
 figure, axis = plt.subplots(figsize=(8, 2.4))
 axis.plot(np.arange(64), np.zeros(64), "|", color="0.5", markersize=8)
 for number, grid in enumerate(grids, 1):
@@ -543,7 +543,7 @@ half = slice(centre - sees["pool4"] // 4, centre + sees["pool4"] // 4)
 print(f"share of the gradient among the rows that it can see: {profile[low:high].sum():.3%}")
 print(f"share of the gradient in the middle quarter of them: {total[half, half].sum():.0%}")
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The mean size of the gradient at each pixel of a receptive field, and its profile by rows: a bell in the middle, almost nothing at the rim"
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
 shown = left.imshow(total / total.max())
 left.plot([low, high, high, low, low], [low, low, high, high, low], color="white", linewidth=1)
@@ -578,7 +578,7 @@ assert total[half, half].sum() > 0.5 and profile[low:high].sum() > 0.9999
 #
 # **Predict.** Where will the gradient be?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The cat with a frame around all that a unit can see, and her darkened but for where its gradient is: one eye and its surroundings"
 kinds = "weight", "bias"
 weights = [[vgg.params[f"{conv.name}.{kind}"] for kind in kinds] for conv in VGG.convs]
 y, caches = forward(normalise(cat[None], vgg.preprocessing), 5, weights)

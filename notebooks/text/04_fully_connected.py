@@ -120,7 +120,7 @@ right = (features.reshape(len(features), -1) @ weight.T + bias).argmax(axis=1) =
 print(f"{right.sum()} of {len(right)} squares get their word")
 assert right.all()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Four photographs in one picture, and three heat maps over it: cat is bright on the cat, person on both people, cup on the cup"
 def fit(name, width):
     image = ImageOps.fit(open_photograph(name), (width, 384), centering=(0.5, 0.2))
     return np.asarray(image)
@@ -194,7 +194,7 @@ kernel = row.reshape(2, 3, 3)
 print(f"{(kernel * x[0]).sum():.4f}")
 assert np.isclose((kernel * x[0]).sum(), y)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A unit's row of 18 weights, cut after each channel and after each row: two 3x3 kernels"
 figure, axes = plt.subplots(1, 3, figsize=(8, 1.9), width_ratios=[9, 2, 2])
 limit = 1.8 * abs(row).max()
 for axis, values, title in (
@@ -416,7 +416,7 @@ print(f"mean difference {difference.mean():.2f}, where scores have {abs(one_pass
 print(f"the same word wins in {same:.0%} of the places")
 assert difference.min() > 0
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The score of cat along the picture, in one pass and for each crop alone: two curves of the same shape, some distance apart"
 figure, axis = plt.subplots(figsize=(8, 2.8))
 axis.plot(32 * columns + 111.5, one_pass[0], "o-", color=BLUE, label="one pass over the picture")
 axis.plot(32 * columns + 111.5, one_by_one[0], "s--", color=ORANGE, label="each crop alone")
@@ -509,7 +509,7 @@ caffe = None  # its 61 million weights are not needed any more
 # its neighbour. A pixel in the middle of the image lies in $7 \times 7 = 49$ crops, and the classifier computes its features 49
 # times. The map computes them once.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="How many of 10x10 crops contain each pixel: few at the border, more than forty in the middle; one crop is framed"
 count = np.zeros((224 + 32 * 9,) * 2, int)
 for r, c in np.ndindex(10, 10):
     count[32 * r : 32 * r + 224, 32 * c : 32 * c + 224] += 1
@@ -546,7 +546,7 @@ for kind, side in (CaffeNet, 227), (VGG16, 224):
 #
 # **Predict.** How does the ratio go on as the grid grows? Is there a limit?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="What one pass saves over the number of scores: it rises to a limit, for VGG16 about 35 and for CaffeNet about 10, measurements beside it"
 figure, axis = plt.subplots(figsize=(8, 3.6))
 ns = np.arange(1, 41)
 for kind, side, colour in (VGG16, 224, BLUE), (CaffeNet, 227, ORANGE):

@@ -55,7 +55,7 @@ from tinyfcn.models.vgg import VGG
 
 rng = np.random.default_rng(0)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A map of 10 by 15 answers, and its outline on the cat after two ways to enlarge it: one fits her, one is shifted"
 cat, cat_label = photograph(), photograph_label()
 is_cat = np.pad(cat_label == CAT, ((0, 20), (0, 29)), mode="edge")  # to sides that 32 divides
 share = is_cat.reshape(10, 32, 15, 32).mean(axis=(1, 3))
@@ -107,7 +107,7 @@ x, w = np.array([1.0, 3.0, 2.0]), np.array([1.0, 3.0, 3.0, 1.0])
 y = spread(x, w, stride=2)
 print(y)
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Eight outputs as stacked bars: each of three inputs adds its copy of the kernel, two outputs further than the last"
 figure, axis = plt.subplots()
 bottom = np.zeros(len(y))
 for r, value in enumerate(x):
@@ -217,7 +217,7 @@ print(A.astype(int))
 # %% [markdown]
 # **Predict.** Each row is the kernel, moved by the stride. What is in a column? And in a row of the transpose?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The matrix of a convolution, its transpose, and a transpose in two dimensions: bands of equal weights between zeros"
 x = rng.standard_normal(3)
 assert np.allclose(A.T @ x, spread(x, kernel_1d.ravel(), 2))
 
@@ -358,7 +358,7 @@ assert np.allclose(dx, ops.conv2d_forward(dy, weight, stride=2, padding=1)[0])
 show_source(ops.bilinear_filter)
 print(ops.bilinear_filter(4), ops.bilinear_filter(3))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Copies of the bilinear kernel as triangles, for an even and an odd size; their sum is 1 except at the borders"
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
 for axis, k in zip(axes, (8, 7)):
     for r in range(3):
@@ -414,7 +414,7 @@ for stride, k in ((2, 4), (2, 3), (8, 16), (32, 63), (32, 64)):
 # interpolation. For classes it must not mix: class a's scores make class a's scores. So the weight (C, C, k, k)
 # has kernels on the diagonal and zeros elsewhere.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Nine 8x8 kernels, three classes by three: bright pyramids on the diagonal, zero everywhere else"
 weight = ops.bilinear_weight(3, 8)
 assert np.allclose(weight[1, 1], np.outer(ops.bilinear_filter(8), ops.bilinear_filter(8)))
 
@@ -453,7 +453,7 @@ assert np.allclose(up[0, 5], up_h @ x[0, 5] @ up_w.T, atol=1e-5)
 # And here it is with real answers: the map of VGG16 that found Chelsea's eyes in notebook 3, 10 by 15 units
 # of pool5, goes between the two matrices, and what comes out is laid on the photograph.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Two banded matrices and the small map between them, and their product on the photograph: the cat's eyes come out of the dark"
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 eyes = see(vgg16(VGG16_FILE), cat)["pool5"][201]
 large, (up_h, up_w, _) = ops.upsample_bilinear_forward(eyes[None, None], 64, 32)
@@ -535,7 +535,7 @@ bilinear = ops.bilinear_weight(1, 4, np.float64)
 from_bilinear, errors_b = learn(bilinear)
 from_noise, errors_n = learn(0.1 * rng.standard_normal((1, 1, 4, 4)))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A bilinear kernel and two learned ones, which have larger middles and resemble each other, and the error over the steps, falling from both starts"
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.6), width_ratios=[1, 1, 1, 1.7])
 titles = "bilinear", "learned from it", "learned from noise"
 for axis, kernel, title in zip(axes, (bilinear, from_bilinear, from_noise), titles):
@@ -571,7 +571,7 @@ assert errors_b[-1] < errors_b[0]
 #
 # **Predict.** A kernel of 3x3 spreads at stride 2. How many inputs reach each output? Is it the same number everywhere?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="How many inputs reach each output: a checkerboard for a kernel of 3 at stride 2, even for 4 at stride 2; below, a random kernel's patterns"
 figure, axes = plt.subplots(2, 3, figsize=(8, 5.4))
 draws = np.random.default_rng(3)
 for (above, below), (k, s) in zip(axes.T, ((3, 2), (4, 2), (5, 3))):
@@ -688,7 +688,7 @@ upscored = scores.upsample(kernel=64, stride=32)
 print(upscored, "-> unit 19 lies at image coordinate", upscored.stride * 19 + upscored.start)
 assert upscored.offset_to(IMAGE) == 19 == FCN32s(2, width=1 / 64).offsets["score"]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Triangles of four scores on two scales, the upscored map's below and the image's above, which begins at 19 of the map"
 figure, axis = plt.subplots(figsize=(8, 3.4))
 i = np.arange(32 * 4 + 64)
 for j in range(5):
@@ -771,7 +771,7 @@ except ValueError as error:
 #
 # **Predict.** Is that 19 for all sizes? For any?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Crops from the middle over the image's height: they equal 19 for one height in 32, and are up to 15.5 larger for others"
 sizes = np.arange(100, 401)
 upscored_sizes = np.array([32 * VGG.map_sizes(100, 0, int(size))["fc6"] + 32 for size in sizes])
 middle = (upscored_sizes - sizes) / 2
@@ -829,7 +829,7 @@ assert np.allclose(right[inner], columns[inner])
 # %% [markdown]
 # **Predict.** And with a crop of 34, the middle for an image of 124 pixels? With none?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Which column a pixel sees, minus its own, for three crops: 0 with crop 19, 15 too far with 34, 19 too near with 0"
 figure, axis = plt.subplots()
 for offset, colour in ((19, BLUE), (34, ORANGE), (0, RED)):
     net = passing_on(FCN32s(1, width=1 / 64, dtype=np.float64))
@@ -862,7 +862,7 @@ def read_off(label, stride, shifts):
     return {shift: found[first + shift :, first + shift :][:h, :w] for shift in shifts}
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Shapes with the outline of the truth, of a right crop, which fits roughly, and of a crop 15 pixels too large, which lies beside them"
 image, label = (array[:128, :152] for array in Shapes("val")[2])  # sides that 8 divides
 found = read_off(label, 8, (0, 15))
 part = np.s_[:96, :128]
@@ -879,7 +879,7 @@ for axis, seen, title in zip(
 figure.suptitle("White: the edge between background and objects", fontsize=11)
 plt.show()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Mean IU over the error of the crop: highest where it is right, and falling to both sides, more steeply for finer scores"
 shifts = range(-16, 17)
 figure, axis = plt.subplots()
 for stride, colour in (8, BLUE), (32, ORANGE):
@@ -955,7 +955,7 @@ from_33 = min(
 print("smallest padding for every size:", always, "  for sizes from 33 on:", from_33)
 assert (always, from_33) == (97, 81)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Paddings and image heights as an area: all work from a padding of 97, from 81 for images of 33 pixels and more; the paper's 100 is above both"
 figure, axis = plt.subplots(figsize=(8, 3.6))
 colours = plt.matplotlib.colors.ListedColormap(["0.85", SKY])
 axis.imshow(table, origin="lower", extent=(0.5, 100.5, 59.5, 115.5), aspect="auto", cmap=colours)
@@ -1093,7 +1093,7 @@ def multiplications(side, padding, fc6_padding):
 sides = range(32, 801, 8)
 counted = [multiplications(side, 100, 0) / multiplications(side, 1, 3) for side in sides]
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Multiplications with a padding of 100 over those with same, by the image's size: more than twenty times on small images, near 1.5 at 800 pixels"
 figure, axis = plt.subplots()
 axis.plot(sides, counted, color=BLUE)
 axis.axhline(1, color=BLACK, linewidth=1)

@@ -53,7 +53,7 @@ cat_losses, cat_cache = ops.softmax_cross_entropy_forward(cat_scores, label[None
 cat_answer = cat_scores[0].argmax(axis=0)
 right = (cat_answer == label)[label != IGNORE].mean()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Chelsea, an almost perfect answer, and what each pixel costs: a bright band along her outline, dark elsewhere"
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.6))
 for axis, picture, title in (
     (axes[0], image, "Chelsea"),
@@ -114,7 +114,7 @@ assert np.isclose(loss, np.log(21))
 #
 # How does the loss depend on the score of the true class, when the others stay at 0?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss over the score of the true class, a falling bend, for 2 and 21 classes; its slope rises from -1 to 0"
 s = np.linspace(-8, 8, 200)
 figure, (left, right) = plt.subplots(1, 2)
 for classes, colour in (2, BLUE), (21, ORANGE):
@@ -186,7 +186,7 @@ else:
 # **Predict.** What is the sum of the gradient over the classes? How large is the entry of the true class, compared with all
 # others together?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Scores, probabilities and gradient of three classes at a pixel: the gradient is negative at the true class and positive at the others"
 _, cache = one_pixel_forward(scores, 1)
 gradient = one_pixel_backward(1.0, cache)
 figure, axes = plt.subplots(1, 3, figsize=(8, 2.6))
@@ -239,7 +239,7 @@ print(f"{of_pixels:.1%} of the pixels make {of_loss:.0%} of the loss")
 # **Predict.** The gradient at each pixel tells which of its two scores is to rise. Which one will it be just inside of
 # Chelsea's outline, and which just outside? And on the outline itself?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The cat's cheek and ear, and the gradient at two scores: opposite signs along the outline, none elsewhere"
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.9))
 axes[0].imshow(image[close])
 axes[0].set_title("cheek, eye and ear", fontsize=10)
@@ -346,7 +346,7 @@ def log_sum_exp(s, t):
     return np.log(np.exp(s).sum(axis=0)) - s[t]
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Three ways to compute a loss over a wrong class's score: as written and with the largest subtracted, it ends in numbers not finite; log-sum-exp goes on"
 difference = np.linspace(-130, 130, 521, dtype=np.float32)
 s = np.stack([np.zeros_like(difference), difference])
 figure, axes = plt.subplots(1, 3, sharex=True, sharey=True, figsize=(8, 2.9))
@@ -506,7 +506,7 @@ assert np.isclose(1e-10 * P, 1.875e-5)
 # **Predict.** The gradient is $g = 1$ in every step. By how much does a weight move in a step, in the end, for momentum 0.9 and
 # for 0.99? After how many steps?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="How far a constant gradient moves a weight over the steps: ten times lr g at momentum 0.9, a hundred times at 0.99"
 figure, axis = plt.subplots()
 steps = np.arange(1, 501)
 for momentum, colour in (0.9, BLUE), (0.99, ORANGE):
@@ -556,7 +556,7 @@ for _, reduction, lr, _ in runs:
 final = [curve[-1] for curve in curves]
 assert final[0] < 0.3 and abs(final[1] - np.log(2)) < 0.02 and final[2] > 1
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss over the steps for three choices: a sum at a low rate falls, a mean at the same rate stands still, a sum at the mean's rate explodes"
 figure, axis = plt.subplots()
 for curve, (name, _, _, colour) in zip(curves, runs):
     axis.plot(curve, color=colour, label=name)
@@ -632,7 +632,7 @@ ends = [losses[-1] for _, losses in found]
 print("losses at the end:", *(f"{end:.4f}" for end in ends))
 assert np.isclose(ends[0], ends[2], rtol=0.02) and ends[1] < 0.8 * ends[0]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss over the images seen: batches of 20, and single images at a rate 19 times lower, fall together; single images at the same rate jump"
 figure, axis = plt.subplots()
 for (name, colour, style, _), (seen, losses) in zip(runs, found):
     axis.plot(seen, losses, style, color=colour, label=name)
@@ -715,7 +715,7 @@ assert 0.6 < share[0] < 0.85
 #
 # **Predict.** Which biases rise in the first step? Which fall, and do they fall alike?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The first step's gradient for each class's bias: positive for background, negative for the six shapes"
 _, cache = ops.softmax_cross_entropy_forward(np.zeros((1, 7, labels.size)), labels)
 dbias = ops.softmax_cross_entropy_backward(1.0, cache).sum(axis=(0, 2))
 assert np.allclose(dbias, 1 / 7 - share)
@@ -752,7 +752,7 @@ for _ in range(120):
     answers.append((scores.argmax(axis=1) == 0).mean())
 assert np.isclose(losses[0], np.log(7), rtol=1e-6)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss from log 7 past the entropy of the classes' shares, and the share of pixels called background, from all of them down to the truth's"
 figure, (left, right) = plt.subplots(1, 2)
 left.plot(losses, color=BLUE)
 levels = (np.log(7), "log 7: the start", BLACK), (entropy, "entropy of the shares", RED)

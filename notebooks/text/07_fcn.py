@@ -112,7 +112,7 @@ losses.append(fit(net16, Adam(5e-4), 60))
 net = begin(FCN8s, net16)
 losses.append(fit(net, Adam(5e-4), 100))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Four photographs, their labels by hand, and what FCN-32s, 16s and 8s paint: a coarse cross becomes a round saucer"
 answers = {"by hand": labels}
 rates = []
 for stage, name in (net32, "FCN-32s"), (net16, "FCN-16s"), (net, "FCN-8s"):
@@ -156,7 +156,7 @@ assert rates[0] < rates[1] < rates[2]
 # 6. add;
 # 7. upsample by 8, to the image.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="FCN-8s as a graph: features go down from image to conv7, scores come up in seven steps, with two skips from pool4 and pool3"
 figure, axis = plt.subplots(figsize=(8, 3.9))
 heights = {1: 3, 8: 2, 16: 1, 32: 0}  # of the lanes, by the distance between units
 grey, feature, score = "#eeeeee", "#cfe8f5", "#fde3b0"
@@ -196,7 +196,7 @@ plt.show()
 # The three networks above were made as the paper makes them, one from the other: first FCN-32s, then a 16s that begins with
 # its weights, then an 8s that begins with those. Here is how the loss went.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss of three stages, 32s, 16s, 8s: each starts with a jump and ends lower than the one before"
 figure, axis = plt.subplots(figsize=(8, 2.8))
 start = 0
 for run, name, colour in zip(losses, ("32s", "16s from it", "8s from that"), (BLUE, ORANGE, GREEN)):
@@ -332,7 +332,7 @@ def on_image(axis, values, grid, **options):
 # **Predict.** Of the three score maps, those of conv7, pool4 and pool3, which has most to say about *what*? What will the
 # skips' own maps look like?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The cat's score and the best class at each of the seven steps: 4x4 blocks become a smooth map whose edge follows her outline"
 figure, axes = plt.subplots(4, 4, figsize=(8, 8.6))
 for k, (values, grid, title) in enumerate(stages):
     top = 2 * (k // 4)
@@ -494,7 +494,7 @@ for name, mine in mine_by_name.items():
         np.testing.assert_allclose(gradient, theirs, rtol=0, atol=1e-4 * abs(theirs).max())
     print(f"{name:12} weight {mine[0].shape}, bias {mine[1].shape}: as in net.grads")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="The cat's gradient on its way back through the steps: thin along the outline at first, ever coarser blocks, 4x4 at score_fr"
 figure, axes = plt.subplots(2, 4, figsize=(8, 4.6))
 backward = [
     (dscores, Grid(1, 0), "dscores"),
@@ -635,7 +635,7 @@ assert 0 < difference < 0.3
 #
 # </details>
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="What one coarse score adds around it: a triangle when upsampled by 32, nearly the same with a flat top by 2 and then 16"
 spike = np.zeros((1, 1, 5, 5))
 spike[..., 2] = 1  # a column of ones, so that we see one direction alone
 one, _ = ops.upsample_bilinear_forward(spike, 64, 32)
@@ -729,7 +729,7 @@ print("losses at the end:", *(f"{end:.2g}" for end in ends))
 assert ends[3] < min(ends[:3]) and said[2][0] < 1e-2 < 1 < said[3][0] and ends[2] < 1.4
 assert said[1][0] < 1 < 1e2 < said[1][2]
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Loss of FCN-8s at three rates, none of which works, and of 8s at once, which falls; the sizes of the three streams differ by many powers of ten"
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=(5, 3))
 for k, (_, _, name, colour) in enumerate(runs):
     left.plot(curves[k], color=colour)
@@ -768,7 +768,7 @@ plt.show()
 # have a map each. Caffe's dropout, and so the authors', draws for every *entry* of these maps, while some later versions draw
 # for every *channel* (PyTorch's `Dropout2d`).
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Dropout takes single units at random in each channel; Dropout2d takes one whole channel of five"
 maps = np.ones((1, 5, 12, 16))
 entry, _ = ops.dropout_forward(maps, 0.5, np.random.default_rng(4))
 channel = maps * (np.random.default_rng(4).random((1, 5, 1, 1)) >= 0.5) * 2
@@ -822,7 +822,7 @@ assert sum(learned.values()) == 2 * 21**2 * 4**2 + 21**2 * 16**2
 # %% [markdown]
 # **Predict.** The bilinear weights are zero except on the diagonal, class to class. Does a learned layer stay that way?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Weights between four classes at the start, on the diagonal alone, and their gradient, which is also beside it"
 learning = make(FCN8s, learn_upsampling="all")
 learning.params |= {name: p.copy() for name, p in net.params.items()}
 _, cache = ops.softmax_cross_entropy_forward(learning.forward(x, training=True), label[None])
@@ -877,7 +877,7 @@ print(f"fc6 has {layers['fc6'] / sum(layers.values()):.0%} of the parameters")
 print(f"conv1 has {conv1:.0%} of the activations' {sum(memory.values()):.0f} MB")
 assert layers["fc6"] / sum(layers.values()) > 0.75
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Parameters and activations of each layer: fc6 and fc7 hold nearly all parameters, the first convolutions most of the activations"
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.6))
 left.barh(list(layers), [count / 1e6 for count in layers.values()], color=BLUE)
 right.barh(list(memory), list(memory.values()), color=ORANGE)

@@ -167,7 +167,7 @@ assert share < 0.01
 found = [mean_iou(each) for each in answers.values()]
 assert not REAL or found[0] > 0.2 + found[1]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Four photographs with a few labelled pixels, and what VGG16's convolutions and random ones make of them: nearly right, and wrong"
 def overlay(image, labels):
     """Labels in colours over a grey image."""
     grey = image.mean(axis=2, keepdims=True)
@@ -460,7 +460,7 @@ assert correlation < 0.5
 # The first layer's filters are the only ones that you can look at as pictures, since their three input channels are blue, green
 # and red.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="The 64 filters of conv1_1 as tiny colour pictures: edges of all directions, and patches of one colour"
 filters = vgg.params["conv1_1.weight"]
 bgr = PREPROCESSING[vgg.preprocessing].channels == "BGR"
 picture = (filters[:, ::-1] if bgr else filters).transpose(0, 2, 3, 1)
@@ -555,7 +555,7 @@ show_source(normalise)
 for name, (channels, scale, mean, std) in PREPROCESSING.items():
     print(f"{name:12} {channels}, pixel * {scale:.4g}, minus {mean}, over {std}")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Chelsea, and histograms of her three channels as caffe, torchvision and vgg want them: other ranges, other orders"
 figure, axes = plt.subplots(1, 4, figsize=(8, 2.6))
 axes[0].imshow(photograph())
 axes[0].set_axis_off()
@@ -617,7 +617,7 @@ costs = {how: mean_iou(each) for how, each in shown.items()}
 print({how.replace("\n", " "): round(float(score), 2) for how, score in costs.items()})
 assert not REAL or costs["right"] > costs["channels\nreversed"] > costs["0 to 1"]
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Cat and cup, labelled by the same weights after five preparations: right, fairly right with two mistakes, wrong with values scaled too small"
 figure, axes = plt.subplots(2, 5, figsize=(8, 2.9))
 for column, (how, each) in zip(axes.T, shown.items()):
     for axis, name in zip(column, each):
@@ -731,7 +731,7 @@ found_share = {
 print({part: f"{share:.0%}" for part, share in found_share.items()}, "of the pixels found")
 assert not REAL or found_share["head and neck"] > 0.4 > found_share["uniform"]
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Grace Hopper, and her label by the network: her face, hat and coat are found, and some stars of the flag"
 figure, axes = plt.subplots(1, 2, figsize=(6, 3.4))
 for axis, picture in zip(axes, (image, overlay(image, guess))):
     axis.imshow(picture)

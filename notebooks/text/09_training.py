@@ -108,7 +108,7 @@ def smooth(losses, over=10):
     return (np.arange(count) + 0.5) * over, means
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Eight pictures of patterned shapes with one word each, as zebra or tiger, and the question: a picture with three, and what is where"
 HERD = draw(np.random.default_rng(214), 3, side=160, radii=(28, 44))[:2]
 top = ["a", "b", "c", "d", "herd", "herd", "ask", "ask"]
 low = ["e", "f", "g", "h", "herd", "herd", "ask", "ask"]
@@ -196,7 +196,7 @@ right = np.mean(said == their_words)
 print(f"right about {right:.0%} of 200 pictures that it has not seen; by chance it would be 25%")
 assert right > 0.85
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Loss of the classifier over 300 steps: it falls from above log 4 nearly to 0"
 figure, axis = plt.subplots(figsize=(8, 2.6))
 axis.plot(*smooth(losses))
 axis.axhline(np.log(4), color=BLACK, lw=1, ls=":", label="log 4: knows nothing")
@@ -246,7 +246,7 @@ assert known > 0.5
 #
 # </details>
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A picture with three animals and the classifier's heat maps: zebra, tiger and dalmatian are bright where they are, leopard nowhere"
 x = normalise(HERD[0][None], heat.preprocessing)
 shares = np.exp(heat.forward(x)[0])
 shares /= shares.sum(axis=0)
@@ -312,7 +312,7 @@ def train(config, start=None, dataset=TRAIN, watch=None, every=50):
 pixels, labels = make_batch(TRAIN, configure("fcn8s"), step=0)
 print(pixels.shape, pixels.dtype, labels.shape, labels.dtype)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Four pictures of a batch, each beside its labels in the colours of the classes, with white contours"
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.5))
 for k, (image, label) in enumerate(zip(pixels, labels, strict=True)):
     show(axes[2 * k], image)
@@ -378,7 +378,7 @@ pictures, losses = learn_by_heart(160)
 _, frozen = learn_by_heart(160, freeze_trunk=True)
 assert losses[-1] < 0.1 and frozen[-1] > 3 * losses[-1]
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="One batch learned by heart: with all layers the loss falls steeply, with a frozen random trunk slowly; the answers approach the truth"
 rows = [["loss", "loss", "image", "truth"], ["loss", "loss", 15, 40], ["loss", "loss", 80, 160]]
 figure, axes = plt.subplot_mosaic(rows, figsize=(8, 4.2))
 axes["loss"].semilogy(losses, label="all layers learn")
@@ -492,7 +492,7 @@ assert IOU["32s, random"] < IOU["32s"] - 0.1
 #
 # </details>
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Mean IU over 250 steps: 32s-fixed is lowest, then 32s, 16s and 8s; without the classifier's weights, 32s and 8s start later"
 figure, axis = plt.subplots(figsize=(8, 3.6))
 styles = dict(zip(RUNS, (PINK, BLUE, ORANGE, GREEN, SKY, RED), strict=True))
 for name, found in curves.items():
@@ -509,7 +509,7 @@ figure.legend(loc="outside right center", frameon=False);
 # is behind for a hundred steps, and then it has caught up. For an easy task and three hundred labelled pictures that
 # will do. Photographs are not so kind, as you will see below.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Held-out pictures and the answers of 32s-fixed, 32s, 16s and 8s beside the truth: from blobs to corners and holes"
 EXAMPLES = [1, 7, 22, 62]
 figure, axes = plt.subplots(4, 6, figsize=(8, 5.7))
 for row, index in zip(axes, EXAMPLES, strict=True):
@@ -553,7 +553,7 @@ for table in CAMVID, VOC:
     rising = [row["mean_iou"] for row in table.values()]
     assert rising == sorted(rising)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Four scores of each network as bars, for animals, CamVid and VOC: they rise from 32s-fixed to 8s in all three"
 figure, axes = plt.subplots(1, 3, figsize=(8, 3.4), sharey=True)
 tables = {"animals, 250 steps": ROWS, "CamVid, 400 steps": CAMVID, "VOC: the paper": VOC}
 for axis, (title, table) in zip(axes, tables.items(), strict=True):
@@ -620,7 +620,7 @@ staged = evaluate(net, VAL).mean_iou
 print(f"FCN-8s: {staged:.3f} in stages (450 steps), {IOU['8s']:.3f} straight (250 steps)")
 assert IOU["32s"] + 0.05 < staged < IOU["8s"] + 0.05
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Mean IU of 32s, 16s and 8s in stages, each beginning near the end of the last, and of an 8s straight from the classifier, which is higher"
 figure, axis = plt.subplots(figsize=(8, 3))
 first_step = 0
 for name, colour in ("32s", BLUE), ("16s", ORANGE), ("8s", GREEN):
@@ -673,7 +673,7 @@ for path in (trunk, loud):
 # authors' 8s "at once", which multiplies pool4 by 0.01 and pool3 by 0.0001 before they are scored. Which of the three
 # can still be trained on the loud trunk?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Loss of three networks with our trunk, where all fall, and with pools 100 times larger, where FCN-8s explodes"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
 ends, both = {}, {"our trunk": trunk, "the same function, pools 100 times larger": loud}
 for axis, (title, path) in zip(axes, both.items(), strict=True):
@@ -761,7 +761,7 @@ assert np.allclose(lengths[0], 1) and np.allclose(np.array(lengths)[:, :2], 1)
 # **Predict.** A valley, forty times steeper across than along. Which momentum, 0, 0.9 or 0.99, is down first, and
 # which overshoots?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The first 60 steps in a valley for three momentums, and the loss: 0 creeps, 0.9 falls fast, 0.99 rolls past again and again"
 steep = np.array([40.0, 1.0])
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
 grid = np.meshgrid(np.linspace(-1.6, 1.6, 80), np.linspace(-9.5, 10.5, 80))
@@ -809,7 +809,7 @@ assert np.isclose(before - params["w"], 1e-3 / (1 - 0.99), rtol=1e-6)
 #
 # **Predict.** Three runs of 150 steps from $w = 5$: at the rate 0.3, at 0.01, and at 0.3 falling to zero. Which ends closest?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Three schedules of the rate, and the distance from the goal: the falling rate ends lowest"
 rng = np.random.default_rng(0)
 ways = ("constant", 0.3, ORANGE), ("constant", 0.01, SKY), ("poly", 0.3, BLUE)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2))
@@ -875,7 +875,7 @@ assert max(IOU["16s"], again["16s"]) < min(IOU["8s"], again["8s"])
 # **Predict.** A trained FCN-8s goes on with Adam, at a tenth of its rate, at its rate, at ten times and at a hundred
 # times that. What does each curve look like?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Loss of a trained FCN-8s at four rates: two stay low, the third is disturbed, the highest explodes"
 figure, axis = plt.subplots()
 with warnings.catch_warnings(action="ignore"):  # of numbers that are too large
     for lr, colour in (2e-4, SKY), (2e-3, BLUE), (2e-2, ORANGE), (2e-1, RED):
@@ -933,7 +933,7 @@ for error in (-16, -8, -4, -1, 0, 1, 4, 8, 16):
     print(f"{error:+4d} pixels off: mean IU {iou[error]:.3f}")
 assert max(iou, key=iou.get) in (-1, 0, 1) and max(iou[-16], iou[16]) < 0.7 * iou[0]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Mean IU over the error of the crop, highest at 0, and two answers: one fits the truth's outline, one lies beside it"
 image, label = larger[3]
 figure, axes = plt.subplot_mosaic([["scores", "scores", "scores", 0, -16]], figsize=(8, 2.7))
 axes["scores"].plot(list(iou), list(iou.values()), marker="o")
@@ -1031,7 +1031,7 @@ train(configure("fcn8s", steps=200), trunk, dataset=eight, watch=watch_both)
 steps, learned, held_out = np.transpose(seen)
 assert learned[-1] > held_out[-1] + 0.2
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Eight pictures learned by heart: their mean IU rises, that of held-out pictures falls, far below training on 300"
 figure, axis = plt.subplots()
 axis.plot(steps, learned, marker="o", ms=4, label="the eight pictures that it trains on")
 axis.plot(steps, held_out, marker="o", ms=4, label="held-out pictures")

@@ -181,7 +181,7 @@ def loops(x, w, b, outputs):
     return found
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="One layer's output after the same time, in four ways: loops have nothing, two ways a strip, the package the whole cat"
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 vgg = vgg16(VGG16_FILE)
 seen = see(vgg, photograph(), last="conv1_1")["conv1_1"][None]
@@ -270,7 +270,7 @@ print(f"convolution: {operations / moved:.0f} operations a byte, ReLU: {1 / 8}")
 print(f"convolution: {1e3 * operations / peak:.1f} ms of arithmetic,", end=" ")
 print(f"{1e3 * moved / bandwidth:.1f} ms of memory")
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Operations per second over operations for each byte, below a roof: ReLU and pooling at its slope, convolutions at its flat part"
 w1, b1 = normal(21, C, 1, 1), normal(21)
 layer_bytes = {
     "ReLU": (y.size, 2 * y.nbytes, lambda: ops.relu_forward(y)),
@@ -354,7 +354,7 @@ ladder |= fastest(calls, 30)
 # %% [markdown]
 # **Predict.** Between which two of them is the largest step?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time of one layer on a logarithmic axis: loops far behind, then im2col whole and in bands, and Winograd on one thread and two"
 figure, axis = plt.subplots(figsize=(8, 3))
 colours = [RED, ORANGE, *[BLUE, BLUE, GREEN, GREEN][:: 1 if many > 1 else 2]]
 bars = axis.barh(list(ladder), [1e3 * t for t in ladder.values()], color=colours)
@@ -426,7 +426,7 @@ most_of_whole = peak_bytes(lambda: whole(x, w, b)) - y.nbytes
 # %% [markdown]
 # **Predict.** What happens to time and memory with much smaller bands, and with much larger ones?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time and memory over the size of a band: time has a shallow minimum, memory grows with the band"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3))
 megabytes = [budget / 2**20 for budget in budgets]
 axes[0].plot(megabytes, [1e3 * t for t in taken], "o-", color=BLUE)
@@ -514,7 +514,7 @@ show_source(parallel.map_shares, parallel.map_queue, parallel.run_shares)
 # **Predict.** One of the bands takes five times as long as the others. How do the two ways cope?
 
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Work of two threads as bars in time: with equal shares one waits for the other, with a queue both end nearly together"
 def run_bands(deal, lengths):
     """Work off bands of these lengths, in ms; returns who did which, from when to when."""
     spans, begin = [], time.perf_counter()
@@ -614,7 +614,7 @@ assert (met == 16).all()
 #
 # </details>
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Windows of two outputs over a 4x4 map, and for how many of 16 outputs each of 7x7 taps lies on it: 1 at the corners, 16 in the middle"
 by_tap = np.zeros((7, 7), int)
 for i, j in np.ndindex(7, 7):
     by_tap[i, j] = sum(0 <= r + i - 3 < 4 and 0 <= c + j - 3 < 4 for r, c in np.ndindex(4, 4))
@@ -645,7 +645,7 @@ plt.show()
 # %%
 show_source(taps.forward, taps.meetings)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Time of fc6 forward and backward, by columns and tap by tap: tap by tap is faster in both"
 x6, w6, b6 = normal(8, 128, 4, 4), normal(1024, 128, 7, 7) / 80, normal(1024)
 tap_by_tap = hwnc(np.ascontiguousarray(hwnc(w6)))  # the same numbers in another order
 
@@ -704,7 +704,7 @@ plt.show()
 # map sees nothing but zeros, so that all of its rows are the same there, and so are its columns. Here is one channel of
 # pool2 of a small FCN, on an image of noise.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="A channel of pool2, bright in its middle; where it is constant; and where it equals the next row or column: all of the border"
 net = FCN8s(num_classes=5, width=0.125, padding="paper", dropout=0)
 for name, p in net.params.items():
     # They are zeros at the start, and then nothing would be there to see.
@@ -839,7 +839,7 @@ spent = {name: np.min([layers[name] for _, layers in rounds], axis=0) for name i
 # **Predict.** conv1_2 works on 128x128 maps of 16 channels, conv5_3 on 8x8 maps of 128. fc6 has 6.4 million weights. Which
 # of them takes longest? And how much is spent on everything that is no convolution?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time of each layer in a training step, forward and backward: conv1_2 and fc6 take most"
 total = forward + loss + backward + update
 print(f"a step: {1e3 * total:.0f} ms, of which", end=" ")
 print(f"forward {1e3 * forward:.0f}, loss {1e3 * loss:.0f},", end=" ")
@@ -925,7 +925,7 @@ def step_at_once():
 # %% [markdown]
 # **Predict.** fc6 of this network has 26 MB of weights. What is the peak of a step, with and without `update`?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Memory of a forward pass, of a step with updates on the way, and of a step that keeps all gradients: each more than the last"
 step_keeping()  # the optimiser's own state is there from now on
 net.grads = {}
 peaks = {"forward only": peak_bytes(lambda: net.forward(images[:2]))}
@@ -1093,7 +1093,7 @@ assert m1 + m2 + m3 == d0 @ g0 + d1 @ g1 + d2 @ g2 and m2 - m3 - m4 == d1 @ g0 +
 # g(p)\, a(p)$. Evaluate, multiply, interpolate: this is the method of Toom and Cook. Take as points 0, 1, -1, for which
 # powers cost nothing, and "infinity", which stands for the leading coefficient.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Two polynomials of degree 2 and 1 and their product, a cubic, with its values at three points"
 fine = np.linspace(-1.4, 1.6)
 figure, axis = plt.subplots(figsize=(8, 3))
 g_line, a_line = np.polynomial.Polynomial([1, 0.5, -1]), np.polynomial.Polynomial([0.6, -0.8])
@@ -1195,7 +1195,7 @@ Y = (
 )
 assert np.allclose(Y, ops.conv2d_forward(d[None, None], g[None, None])[0][0, 0])
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Tiles of the input, 6x6, which overlap by two rows or columns, and tiles of the output, 4x4, which do not"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.7))
 for axis, size, edge, title in (
     (axes[0], 14, 6, "input: tiles of 6x6, 4 apart"),
@@ -1298,7 +1298,7 @@ show_source(winograd.correlate, tiles.spectra)
 # thread.
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Winograd's time over that of im2col, in four parts, by the number of channels: nearly equal at 8, below a half from 32 on"
 def parts(channels, side=64):
     """Seconds for kernels' spectra, tiles' spectra, products, and the rest; and of im2col."""
     x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
@@ -1400,7 +1400,7 @@ plain_error = error(whole(x32, w32, np.zeros(64, np.float32)))
 # **Predict.** How many correct digits are left with F(2, 3), F(4, 3), F(6, 3) and F(8, 3), in 32-bit numbers, which hold
 # about 7?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Multiplications for each output, and the error, over the size of Winograd's tiles: fewer products, and fewer digits that are right"
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
 labels = [f"F({m},3)" for m in (2, 4, 6, 8)]
 axes[0].bar(["im2col", *labels], [9, *counts], color=[ORANGE, *[BLUE] * 4])

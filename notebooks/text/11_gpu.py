@@ -112,7 +112,7 @@ def by_label(work):
     return dict(sorted(sums.items(), key=lambda item: -item[1][0]))
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Billions of operations and milliseconds of four workloads on an H100: times differ far less than operations"
 amounts = {title: measured(work) for work, title in WORKS.items()}
 operations = {t: found["gflops"] * found["median_seconds"] for t, found in amounts.items()}
 figure, axes = plt.subplots(1, 2, figsize=(9, 2.2), sharey=True)
@@ -222,7 +222,7 @@ for m in MACHINES:
 # %% [markdown]
 # Here are those layers and some measurements, in one picture.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] alt="Three roofs, of an H100, a laptop's GPU and two cores, and measurements below the highest: SGD at the slope, products at the flat part"
 parameters = sum(prod(s) for name, s in shapes.items() if not name.startswith("upscore"))
 sgd_ms = spent(TRAINING, "tinyfcn_sgd")
 singles = [k for k in profiles[FORWARD]["kernels"] if "gemm" in k["kernel"] and k["launches"] == 1]
@@ -347,7 +347,7 @@ table([*heads, "five runs", "once more", "device busy"], *rows)
 #
 # **Predict.** What happens to the time of a step if a batch has twice as many images?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Time of a step over the batch, of host and device: the host's is constant and longer for small batches, the device's grows and overtakes it"
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
 for axis, work, most in zip(axes, (FINETUNE, SMALL), (16, 128)):
     profile, found = profiles[work], measured(work)
@@ -587,7 +587,7 @@ table(
     ),
 )
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="The device's time by kernels for three workloads: matrix products take most in all of them"
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
 for axis, work in zip(axes, (FORWARD, TRAINING, SMALL)):
     found = by_label(work)
@@ -640,7 +640,7 @@ assert 0.08 < (parts["copies (CuPy)"][0] + parts["sums (CuPy)"][0]) / busy < 0.1
 #
 # **Predict.** Which of the three is the fastest for which of four pieces of work?
 
-# %% tags=["hide-input", "hide-output"]
+# %% tags=["hide-input", "hide-output"] alt="Milliseconds of tinyfcn, PyTorch, and PyTorch with TF32 for four workloads: first or close to it in three, last in the smallest"
 CONTENDERS = {"tinyfcn": BLUE, "PyTorch": PINK, "PyTorch TF32": RED}
 figure, axes = plt.subplots(1, 4, figsize=(10, 3))
 for axis, (work, title) in zip(axes, WORKS.items()):
