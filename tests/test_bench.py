@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tinyfcn import command, ops, parallel
+from tinyfcn.backend import by_pixels
 from tinyfcn.bench import __main__ as bench
 from tinyfcn.bench import contenders, cost, profiling, scaling, timing
 from tinyfcn.bench.contenders import (
@@ -317,104 +318,155 @@ def test_who_takes_part(monkeypatch, capfd, tmp_path):
 # What it should cost
 
 
-def count_products(monkeypatch):
-    """Operations of all calls of matmul from now on, in a list."""
-    counted, matmul = [], np.matmul
+class Watched(np.ndarray):
+    """An array of which `calls` notes every function of NumPy's, what it reads, and what it writes."""
 
-    def counting(a, b, **options):
-        y = matmul(a, b, **options)
-        counted.append(2 * y.size * a.shape[-1])
-        return y
+    calls: list[tuple[np.ufunc, list[np.ndarray], np.ndarray]] = []
 
-    monkeypatch.setenv("TINYFCN_THREADS", "1")
-    monkeypatch.setattr(np, "matmul", counting)
-    return counted
+    def __array_ufunc__(self, function, method, *inputs, out=(), **options):
+        inputs, out = (tuple(np.asarray(a) for a in arrays) for arrays in (inputs, out))
+        y = getattr(function, method)(*inputs, **options, **({"out": out} if out else {}))
+        self.calls.append((function, [a for a in inputs if a.ndim], y))
+        return y.view(Watched)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    monkeypatch.setattr(Watched, "calls", [])
+    return Watched.calls
 
 
 def test_the_layers_counted_are_those_that_run(monkeypatch):
-    """With the paper's padding too, where the first maps are narrower than by definition, and widened later."""
-    for padding in "paper", "same":
-        net, seen = FCN8s(CLASSES, 1 / 64, padding, dropout=0.0), {}
+    net, seen = FCN8s(CLASSES, 1 / 64, "same", dropout=0.0), {}
 
-        def spy(name, forward, x, *arguments, seen=seen, apply=net.apply, **options):
-            y = apply(name, forward, x, *arguments, **options)
-            seen[name] = x.shape[1:], y.shape[1:]
-            return y
+    def spy(name, forward, x, *arguments, apply=net.apply, **options):
+        y = apply(name, forward, x, *arguments, **options)
+        seen[name] = x.shape, y.shape, options.get("relu", False)
+        return y
 
-        monkeypatch.setattr(net, "apply", spy)
-        net.forward(np.zeros((1, 3, 75, 97), np.float32))
-        weights = {name: p.shape for name, p in net.params.items()}
-        counted = {layer.name: (layer.inputs, layer.outputs) for layer in cost.layers(weights, padding, (75, 97))}
-        assert counted == {name: seen[name] for name in counted}
-        others = {"upscore2", "upscore_pool4", "upscore8", "score_pool4.add", "score_pool3.add"}
-        assert set(seen) - set(counted) == others
+    monkeypatch.setattr(net, "apply", spy)
+    net.forward(np.zeros((2, 3, 75, 97), np.float32))
+    weights = {name: p.shape for name, p in net.params.items()}
+    counted = {layer.name: (layer.inputs, layer.outputs, layer.relu) for layer in cost.layers(weights, (2, 3, 75, 97))}
+    assert counted == {name: seen[name] for name in counted}
+    assert set(seen) - set(counted) == {"upscore2", "upscore_pool4", "upscore8", "score_pool4.add", "score_pool3.add"}
 
 
-def test_a_winograd_layer_costs_what_it_does_by_hand():
-    """17 > 20 channels, 12x9 outputs: 3x3 tiles in one block."""
-    layer = cost.Layer("conv", "layer", (17, 12, 9), (20, 12, 9), kernel=3, padding=1)
-    assert cost.way_of(layer, 1) is ops.winograd
-    assert cost.forward(layer, 1) == (
-        2 * 36 * 9 * 17 * 20,
-        9 * (17 * 720 + 20 * 480) + 17 * 20 * 2 * 36 * 9,
-        9 * (17 * (16 + 24 + 24 + 36) + 20 * (36 + 16 + 16 + 16)),
-        9 * 16 * (17 + 20) + 17 * 20 * (3 * 9 + 36 + 3 * 36),
-    )
-    weight = cost.backward(layer, 1, need_dx=False)
-    assert weight == (
-        2 * 36 * 9 * 17 * 20,
-        9 * (17 * 720 + 20 * 480) + 17 * 20 * 2 * 36 * 9,
-        9 * (17 * (16 + 24 + 24 + 36) + 20 * (16 + 16 + 16 + 16 + 32 + 36 - 16)),
-        9 * 16 * (17 + 2 * 20) + 17 * 20 * (36 + 45),
-    )
-    assert cost.backward(layer, 1).products == 2 * weight.products
+def test_a_winograd_layer_costs_what_it_does_by_hand(monkeypatch):
+    """34 > 40 channels with ReLU, 23x18 pixels: 6x5 tiles in one block."""
+    monkeypatch.setenv("TINYFCN_THREADS", "1")
+    layer = cost.Layer("layer", (1, 34, 23, 18), (1, 40, 23, 18), kernel=3, padding=1, relu=True)
+    assert layer.way is ops.winograd
+    pairs, kernels, gate = 34 * 40, 34 * 40 * 2 * 36 * 9, 23 * 18 * 40
+    assert list(cost.forward(layer, 1)) == [
+        2 * 36 * 30 * pairs,
+        30 * (34 * 720 + 40 * 480) + kernels,
+        30 * (34 * (16 + 24 + 24 + 36) + 40 * (36 + 16 + 16 + 16)),
+        30 * 16 * (34 + 40) + pairs * (3 * 9 + 36 + 3 * 36),
+    ]
+    of_weights, of_both = (cost.backward(layer, 1, need_dx) for need_dx in (False, True))
+    assert list(of_weights) == [
+        2 * 36 * 30 * pairs,
+        30 * (40 * 720 + 34 * 480) + kernels,
+        30 * (40 * (16 + 24 + 24 + 36) + 34 * (16 + 16 + 16 + 36)) + 1.5 * gate,
+        30 * 16 * (34 + 40) + pairs * (36 + 36 + 9) + 3 * gate,
+    ]
+    assert list(of_both - of_weights) == [
+        2 * 36 * 30 * pairs,
+        30 * 34 * 480 + kernels,
+        30 * (40 * 36 + 34 * (36 + 16)),
+        30 * 16 * 34 + pairs * (3 * 9 + 36 + 3 * 36),
+    ]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    "layer",
+    "way, c_in, c_out, size, kernel",
     [
-        cost.Layer("conv", "winograd", (24, 61, 50), (32, 61, 50), kernel=3, padding=1),
-        cost.Layer("conv", "columns", (3, 40, 50), (32, 40, 50), kernel=3, padding=1),
-        cost.Layer("conv", "pointwise", (32, 20, 30), (21, 20, 30)),
+        ("winograd", 24, 32, (61, 50), 3),
+        ("winograd", 64, 128, (22, 20), 3),
+        ("columns", 3, 32, (40, 50), 3),
+        ("columns", 32, 21, (40, 60), 1),
+        ("taps", 256, 256, (3, 4), 7),
     ],
-    ids=lambda layer: layer.name,
 )
-def test_products_are_as_many_as_the_operation_makes(monkeypatch, layer):
-    """The first transform of a tile's neighbours is shared, but for the outermost ones: hence the few percent."""
+def test_products_are_as_many_as_the_operation_makes(monkeypatch, calls, threads, way, c_in, c_out, size, kernel):
+    """Winograd's outermost tiles share no transforms, and biases' gradients are products here: hence the few percent."""
+    layer = cost.Layer("fc6" if way == "taps" else "conv", (2, c_in, *size), (2, c_out, *size), kernel, kernel // 2)
+    assert layer.way.__name__ == f"tinyfcn.ops.{way}"
+    matmul, matrices = np.matmul, ops.winograd.matrices
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
+    monkeypatch.setattr(np, "matmul", lambda a, b, **options: matmul(a.view(Watched), b, **options))
+    monkeypatch.setattr(ops.winograd, "matrices", lambda *how: [matrix.view(Watched) for matrix in matrices(*how)])
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, *layer.inputs), np.float32)
-    weight = rng.standard_normal((layer.outputs[0], layer.inputs[0], layer.kernel, layer.kernel), np.float32)
-    counted = count_products(monkeypatch)
-    ops.conv2d_forward(x, weight, padding=layer.padding)
-    expected = cost.forward(layer, 2)
-    assert sum(counted) == pytest.approx(expected.products + expected.transforms, rel=0.05)
+    x, weight, dy = (rng.standard_normal(shape, np.float32) for shape in (layer.inputs, layer.weights, layer.outputs))
+    weight = by_pixels(weight) if way == "taps" else weight  # as the network has them
+    x, weight, dy = (array.view(Watched) for array in (x, weight, dy))
+
+    def operations():
+        done = sum(2 * y.size * inputs[0].shape[-1] for function, inputs, y in calls if function is matmul)
+        calls.clear()
+        return done
+
+    _, cache = ops.conv2d_forward(x, weight, padding=layer.padding)
+    expected = cost.forward(layer, threads)
+    assert operations() == pytest.approx(expected[0] + expected[1], rel=0.06)
+    for need_dx in False, True:
+        ops.conv2d_backward(dy, cache, need_dx=need_dx)
+        expected = cost.backward(layer, threads, need_dx)
+        assert operations() == pytest.approx(expected[0] + expected[1], rel=0.06)
 
 
 def test_taps_meet_what_lies_inside_the_map():
     """A kernel of 7x7 with padding 3 on a 4x4 map: in each direction 16 of 28 pairs of tap and output, as its module says."""
-    layer = cost.Layer("conv", "fc6", (32, 4, 4), (64, 4, 4), kernel=7, padding=3)
-    assert cost.way_of(layer, 1) is ops.taps
-    assert cost.forward(layer, 1).products == 2 * 32 * 64 * 16 * 16
+    layer = cost.Layer("fc6", (1, 256, 4, 4), (1, 128, 4, 4), kernel=7, padding=3)
+    assert layer.way is ops.taps
+    assert cost.forward(layer, 1)[0] == 2 * 256 * 128 * 16 * 16
 
 
-@pytest.mark.parametrize("task, width", [("forward", 1 / 8), ("forward", 1 / 4), ("step", 1 / 8), ("fine-tune", 1 / 8)])
-def test_memory_is_what_numpy_allocates(monkeypatch, task, width):
-    monkeypatch.setenv("TINYFCN_THREADS", "1")
+@pytest.mark.parametrize("side", [10, 100])
+def test_upsampling_multiplies_as_counted(monkeypatch, calls, side):
+    """Eightfold; bands end in the middle of a pixel's triangle, hence the few percent."""
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda a, b, **options: matmul(a.view(Watched), b, **options))
+    x, dy = (np.ones((2, 3, length, length), np.float32) for length in (side, 8 * side))
+    expected = cost.upsampling(x.shape, dy.shape)[0]
+    _, cache = ops.upsample_bilinear_forward(x, 16, 8, (slice(4, -4), slice(4, -4)))
+    for _ in "forward", "backward":
+        assert sum(2 * y.size * a.shape[-1] for _, (a, _), y in calls) == pytest.approx(expected, rel=0.1)
+        calls.clear()
+        ops.upsample_bilinear_backward(dy, cache)
+
+
+@pytest.mark.parametrize("task", ["step", "fine-tune"])
+def test_an_update_reads_and_writes_as_counted(calls, task):
+    optimiser, size = contenders.OPTIMISERS[task](1.0), 1000
+    w, g = (np.ones(size, np.float32).view(Watched) for _ in range(2))
+    optimiser.step({"layer.weight": w}, {"layer.weight": g})
+    moved = sum(sum(a.size for a in inputs) + y.size for _, inputs, y in calls)
+    assert moved == size * sum(cost.UPDATES[len(optimiser.suffixes)])
+
+
+@pytest.mark.parametrize(
+    "task, images, side, width, threads",
+    [("forward", 2, 96, 1 / 4, 1), ("forward", 1, 400, 1 / 8, 2), ("step", 2, 96, 1 / 8, 2), ("fine-tune", 2, 96, 1 / 8, 1)],
+)
+def test_memory_is_what_numpy_allocates(monkeypatch, task, images, side, width, threads):
+    monkeypatch.setenv("TINYFCN_THREADS", str(threads))
     tracemalloc.start()
-    work = scaling.point(task, side=96, images=2, width=width, threads=1)
+    work = scaling.point(task, side, images, width, threads)
     run = JOBS[TINYFCN][task](work).run
     tracemalloc.reset_peak()  # what it took to draw the parameters
     run()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    nothing = scaling.Fixed(0.0, 0)
-    _, expected = scaling.predict(work, cost.Machine(1, 1, 1, 1), nothing)
-    assert peak == pytest.approx(expected, rel=0.15)
+    _, expected = scaling.predict(work, cost.Machine(1, 1, 1, 1), scaling.Fixed(0.0, 0))
+    assert peak == pytest.approx(expected, rel=0.04)
 
 
 def test_seconds_are_amounts_over_what_the_machine_does():
-    machine = cost.Machine(peak=100, rate=10, cache=40, memory=4)
-    assert machine.seconds(cost.Cost(products=200, transforms=30, passes=40, traffic=5)) == 2 + 3 + 4 + 5
+    machine = cost.Machine(peak=128, rate=8, cache=32, memory=4)
+    assert machine.seconds(256 * cost.PRODUCTS + 24 * cost.TRANSFORMS + 32 * cost.PASSES + 5 * cost.TRAFFIC) == 2 + 3 + 4 + 5
 
 
 def test_scaling_prints_and_writes_the_points_and_the_model(call, monkeypatch, tmp_path):

@@ -2,47 +2,51 @@ r"""What a forward pass or a training step of an FCN-8s should cost on a CPU, co
 
     seconds = products / peak + transforms / rate + passes / cache + traffic / memory + fixed
 
-The numbers of the machine are measured, none is fitted: the peak of a large matrix product; the rate of products with Winograd's
-6x6 matrices, whose inner dimension is too short for that peak; the bandwidths of a copy inside a block that is as large as the
-convolutions' (and strides as they do), in each thread's cache, and of a large copy in memory; and what the smallest network takes
-on the smallest image, where there is nothing to compute: the fixed cost of the calls.
+The numbers of the machine are measured (`tinyfcn.bench.scaling`): operations a second in a large product of matrices, and in
+products with Winograd's 6x6 ones, which are too narrow for that peak; bytes a second that a copy moves in a thread's cache, in
+pieces as large and strides as wide as the convolutions', and in memory; and what a net takes that is too small to compute
+anything. The counts follow from the code, and no number is fitted to times. But they were not made blindly: where a time was far
+off, the code was read again, and what the count had missed was added.
 
-**A convolution** of c channels to d on P pixels by a k x k kernel takes 2 k^2 c d P operations, forward, and for each of its two
-gradients. Where Winograd's method does it, a tile of 16 pixels takes 2 x 36 c d of them in place of 2 x 144 c d, and each of its
-channels the transforms (along columns and then along rows, where neighbours share the first)
+**Products.** A convolution of c channels to d on P pixels by a k x k kernel takes 2 k^2 c d P operations, and so does each of its
+two gradients. Taps leave out those with the padding; Winograd's method takes 2 x 36 c d for a tile of 16 pixels. Bilinear
+upsampling of a map from h x w to H x W takes 2 (h W b + H W b'), where a band of outputs meets b columns, or b' rows.
 
-    of an input, B^T d B      2 x 6 x 6 x 4 + 2 x 6 x 6 x 6 = 720 operations
-    of an output, A^T M A     2 x 4 x 6 x 6 + 2 x 4 x 6 x 4 = 480, and of its gradient, A dY A^T, as many
-    of a kernel, G g G^T      2 x 36 x 9, once, and of its gradient
+**Transforms**, for each tile and channel: along columns, then along rows, where neighbours share the first
 
-The input gradient is a convolution too, and the weight gradient transforms x and dy.
+    of a 6x6 patch, B^T d B     2 x 6 x 6 x 4 + 2 x 6 x 6 x 6 = 720 operations; forward of x, backward of dy
+    of a 4x4 patch, A d A^T     2 x 6 x 4 x 4 + 2 x 6 x 4 x 6 = 480; backward of x
+    of outputs, A^T m A         2 x 4 x 6 x 6 + 2 x 4 x 6 x 4 = 480; y, and dx
+    of a kernel, G g G^T        2 x 36 x 9 = 648, once, and of its gradient
 
-**Passes** count the numbers that anything but a transform reads or writes inside a block, **traffic** those in memory:
+Where there are few tiles, threads share the channels, and each of them transforms the 6x6 patches anew.
 
-                             passes, for each tile and channel                                          traffic
-    cutting tiles            patch written, read and written by columns, 16 + 24 + 24; of outputs,      map read
-                             which share no border, 16 + 16 + 16; behind a ReLU, 32 for its gate        gate read
-    products                 36 read and 36 written
-    writing tiles            16 read and written by ReLU, and read                                      map written
-    spectra of kernels                                           9 gathered (3 x), 36 written; in each block of tiles all of them
-                                                                 read, packed and read again
-    ... of their gradient                                        36 written in each block, and added to the sum; 45 at the end
+**Passes** are the numbers that anything but a transform reads or writes in the cache, **traffic** those in memory.
 
-                             passes                                                                     traffic
-    columns                  k^2 c P written, read and packed (where k > 1); bias and ReLU, 4 d P       x, y; weights 3 x
-    taps                     each tap's pixels copied; their products written and added                 x, y; weights 3 x
-    pooling                  y read and written for each of the four taps; backward, 4 numbers a tap    x, y; backward dx twice
-    scores                   ten for the loss, 10 for exp                                                 written and read
-    update                   10 for momentum, 25 for Adam                                               3, and 2 for each moment
+                                passes                                                   traffic
+    a 6x6 patch                 16 written, its columns 24 read, 24 written              16 of the map
+    a 4x4 patch                 16, 16 and 16                                            16
+    product of a tile           36 of each factor but the kernels, 36 of the result
+    outputs                     16 read; 32 for ReLU                                     16 of the map
+    a kernel                                                                             9 gathered (3), 36; in each block of
+                                                                                         tiles 36 read, packed and read
+    its gradient                                                                         36 for the first block, 4 x 36 for
+                                                                                         another; 45 for the way back
+    columns                     k^2 c P written, read, packed if k > 1; of dx 4, added
+    taps                        where one meets a pixel: forward 2 c copied, 4 d added;
+                                backward 2 c and 2 d copied, 4 c added
+    columns and taps            bias 2 d P, ReLU 2 d P                                   x, y, weights 3 times
+    gate, gradient of biases    1.5 for each entry of y; without a ReLU 1                dy; y, and the gated dy
+    pooling                     2 for each input and tap; backward 4                     x, y; backward dx twice
+    loss                        10, of which exp takes six                               in upsampling's: scores written and read,
+                                                                                         and their gradient
+    update                      10 for momentum, 24 for Adam                             3, and 2 for each moment
 
-**Memory** is what the bare process holds, the parameters and their moments, the batch, and at the worst moment
-
-    forward            a layer's input and output, the pooled maps so far, which the skips may want, and scratch
-    training           all outputs so far, since gradients are computed from them, the gradients of a layer's input, output and
-                       weights, and scratch; or, at the beginning of the backward pass, scores and their gradient
-
-where scratch is Winograd's two buffers of each thread, 48 numbers for each tile of a block and channel, and the spectra; for a
-gradient two more, and the spectra's sum and its next term; or a band of columns for each thread.
+**Memory** is what the bare process holds, the parameters and their moments, the batch, and what is most of: forward, a layer's
+input and output beside the pooled maps so far, which the skips want, or the scores; in training, where all outputs are kept for
+the backward pass, scores and their gradient, or beside that gradient a layer's dy, gated dy, dx and dw, and all outputs up to its
+own. And scratch: Winograd's two buffers of each thread, 48 numbers for each tile and channel, and spectra of kernels; columns of
+a band; or taps' copies and sums.
 """
 
 from __future__ import annotations
@@ -54,32 +58,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tinyfcn.backend import Array, empty_hwnc
 from tinyfcn.models import FCN8s
 from tinyfcn.models.parts import paddings
 from tinyfcn.models.vgg import VGG
-from tinyfcn.ops import columns, conv2d, taps, tiles, winograd
+from tinyfcn.ops import columns, conv2d, taps, tiles, upsample, winograd
 from tinyfcn.ops.conv import Geometry
 
 Shape = tuple[int, ...]
 Weights = Mapping[str, Shape]
+Cost = Array  # how many of these four
 
+PRODUCTS, TRANSFORMS, PASSES, TRAFFIC = np.eye(4)
 NUMBER = 4  # bytes
-SPECTRUM, TILE_INPUT, TILE_OUTPUT, KERNEL = 36, 720, 480, 648  # numbers of a tile, and operations of transforms, for each channel
-CUT_INPUT, CUT_OUTPUT, GATE, WRITE, MAP = 64, 48, 32, 48, 16  # numbers in a tile's passes, and in its part of a map
-UPDATE_PASSES = {1: 10, 2: 25}  # by moments
-LOSS_PASSES = 20
+BY_TAPS = "fc6"  # whose weights lie in memory so, see `tinyfcn.models.fcn.FCN`
 
+# Winograd's, for each tile and channel; for each pair of channels and tile, block or kernel
+PATCH_6 = 720 * TRANSFORMS + (64 + 36) * PASSES + 16 * TRAFFIC
+PATCH_4 = 480 * TRANSFORMS + (48 + 36) * PASSES + 16 * TRAFFIC
+OUTPUT = 480 * TRANSFORMS + (36 + 16) * PASSES + 16 * TRAFFIC
+TILE, BLOCK, KERNEL = 2 * 36 * PRODUCTS, 3 * 36 * TRAFFIC, 648 * TRANSFORMS + (3 * 9 + 36) * TRAFFIC
 
-class Cost(NamedTuple):
-    """Operations, and numbers that are moved, as the module's docstring counts them."""
-
-    products: float = 0
-    transforms: float = 0
-    passes: float = 0
-    traffic: float = 0
-
-    def plus(self, *others: Cost) -> Cost:
-        return Cost(*map(sum, zip(self, *others, strict=True)))
+LOSS = 10 * PASSES
+UPDATES = {1: 10 * PASSES + 5 * TRAFFIC, 2: 24 * PASSES + 7 * TRAFFIC}  # by moments
 
 
 class Machine(NamedTuple):
@@ -91,19 +92,7 @@ class Machine(NamedTuple):
     memory: float  # ... of large arrays
 
     def seconds(self, cost: Cost) -> float:
-        moved = cost.passes / self.cache + cost.traffic / self.memory
-        return cost.products / self.peak + cost.transforms / self.rate + NUMBER * moved
-
-
-class Layer(NamedTuple):
-    """A convolution, a pooling, or a map that is widened (`tinyfcn.models.border`), with its shapes (C, H, W)."""
-
-    kind: str  # "conv", "pool" or "stretch"
-    name: str
-    inputs: Shape
-    outputs: Shape
-    kernel: int = 1
-    padding: int = 0
+        return float(cost @ (1 / self.peak, 1 / self.rate, NUMBER / self.cache, NUMBER / self.memory))
 
 
 # How much there is to do by definition
@@ -142,43 +131,34 @@ def traffic(weights: Weights, padding: str, shape: Sequence[int]) -> int:
 # How much tinyfcn does
 
 
-def layers(weights: Weights, padding: str, size: tuple[int, int]) -> Iterator[Layer]:
-    """The layers of an FCN-8s up to its scores, in order, as wide as they are computed, with their shapes for one image."""
-    first, fc6_padding = paddings(VGG, padding)
-    borders, stretches = VGG.borders(first)
-    here: Shape = (3, *size)
-    pools = {}
+class Layer(NamedTuple):
+    """A convolution with the shapes (N, C, H, W) of its maps; with a kernel of 0, a pooling."""
 
-    def conv(name: str, kernel: int, padding: int) -> Layer:
-        h, w = (side + 2 * padding - kernel + 1 for side in here[1:])
-        return Layer("conv", name, here, (weights[f"{name}.weight"][0], h, w), kernel, padding)
+    name: str
+    inputs: Shape
+    outputs: Shape
+    kernel: int = 0
+    padding: int = 0
+    relu: bool = False
 
-    for number, _, convs in VGG.padded(borders[0]):
-        for c in convs:
-            yield (layer := conv(c.name, c.kernel, c.padding))
-            here = layer.outputs
-        yield (layer := Layer("pool", f"pool{number}", here, (here[0], -(-here[1] // 2), -(-here[2] // 2))))
-        here = layer.outputs
-        if how := stretches[number - 1]:
-            c_out, h, w = here
-            yield (layer := Layer("stretch", f"pool{number}.stretch", here, (c_out, h + 2 * how.copies, w + 2 * how.copies)))
-            here = layer.outputs
-        pools[number] = here
-    for name, kernel, padding_here in ("fc6", VGG.fc6, fc6_padding), ("fc7", 1, 0), ("score_fr", 1, 0):
-        yield (layer := conv(name, kernel, padding_here))
-        here = layer.outputs
-    for name, pool in FCN8s.skips.items():
-        here = pools[pool]
-        yield conv(name, 1, 0)
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Channels in and out, and numbers of x and of y."""
+        return self.inputs[1], self.outputs[1], prod(self.inputs), prod(self.outputs)
 
+    @property
+    def weights(self) -> Shape:
+        return self.outputs[1], self.inputs[1], self.kernel, self.kernel
 
-def way_of(layer: Layer, images: int) -> ModuleType:
-    """The module of `tinyfcn.ops` that computes a convolution."""
-    side = (layer.kernel, layer.kernel)
-    geometry = Geometry(side, (1, 1), (layer.padding, layer.padding), (1, 1))
-    x, weight = (_stand_in(shape) for shape in ((images, *layer.inputs), (layer.outputs[0], layer.inputs[0], *side)))
-    h, w = layer.outputs[1:]
-    return conv2d.choose(x, weight, geometry, (h, w))
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry((self.kernel, self.kernel), (1, 1), (self.padding, self.padding), (1, 1))
+
+    @property
+    def way(self) -> ModuleType:
+        """The module of `tinyfcn.ops` that computes it."""
+        weight = empty_hwnc(np, self.weights, np.float32) if self.name == BY_TAPS else np.empty(self.weights, np.float32)
+        return conv2d.choose(_stand_in(self.inputs), weight, self.geometry, (self.outputs[2], self.outputs[3]))
 
 
 def _stand_in(shape: Shape) -> np.ndarray:
@@ -186,129 +166,142 @@ def _stand_in(shape: Shape) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def forward(layer: Layer, images: int) -> Cost:
-    x, y = (images * prod(shape) for shape in (layer.inputs, layer.outputs))
-    if layer.kind == "pool":
-        return Cost(passes=8 * y, traffic=x + y)
-    if layer.kind == "stretch":
-        return Cost(traffic=2 * (x + y))
-    return _correlation(layer, images) if way_of(layer, images) is winograd else _product(layer, images)
+def layers(weights: Weights, shape: Shape) -> Iterator[Layer]:
+    """The layers of an FCN-8s with padding "same" up to its scores, in order, for images of this shape."""
+    first, fc6_padding = paddings(VGG, "same")
+    here, pools = shape, {}
+
+    def conv(name: str, kernel: int, padding: int) -> Layer:
+        h, w = (side + 2 * padding - kernel + 1 for side in here[2:])
+        outputs = here[0], weights[f"{name}.weight"][0], h, w
+        return Layer(name, here, outputs, kernel, padding, relu=not name.startswith("score"))
+
+    for number, _, convs in VGG.padded(first):
+        for c in convs:
+            yield (layer := conv(c.name, c.kernel, c.padding))
+            here = layer.outputs
+        yield (layer := Layer(f"pool{number}", here, (*here[:2], -(-here[2] // 2), -(-here[3] // 2))))
+        here = pools[number] = layer.outputs
+    for name, kernel, padding in ("fc6", VGG.fc6, fc6_padding), ("fc7", 1, 0), ("score_fr", 1, 0):
+        yield (layer := conv(name, kernel, padding))
+        here = layer.outputs
+    for name, pool in FCN8s.skips.items():
+        here = pools[pool]
+        yield conv(name, 1, 0)
 
 
-def backward(layer: Layer, images: int, need_dx: bool = True) -> Cost:
-    x, y = (images * prod(shape) for shape in (layer.inputs, layer.outputs))
-    if layer.kind == "pool":
-        return Cost(passes=16 * y, traffic=3 * x + 2 * y)
-    if layer.kind == "stretch":
-        return Cost(traffic=2 * (x + y))
-    if way_of(layer, images) is not winograd:
-        product = _product(layer, images)
-        return product.plus(product) if need_dx else product
-    c_in, c_out, pairs = layer.inputs[0], layer.outputs[0], layer.inputs[0] * layer.outputs[0]
-    tiles, blocks = _tiles(layer, images)
-    dweight = Cost(
-        2 * SPECTRUM * tiles * pairs,
-        tiles * (TILE_INPUT * c_in + TILE_OUTPUT * c_out) + KERNEL * pairs,
-        tiles * ((CUT_INPUT + SPECTRUM) * c_in + (CUT_OUTPUT + GATE + SPECTRUM) * c_out),
-        tiles * MAP * (c_in + 2 * c_out) + (SPECTRUM * (4 * blocks - 3) + 45) * pairs,
-    )
-    if not need_dx:
-        return dweight
-    turned = layer._replace(inputs=layer.outputs, outputs=layer.inputs)
-    gate = Cost(passes=GATE * tiles * c_out, traffic=MAP * tiles * c_out)
-    return dweight.plus(_correlation(turned, images), gate)
+def forward(layer: Layer, threads: int) -> Cost:
+    c, d, x, y = layer.sizes
+    if not layer.kernel:
+        return (x + y) * TRAFFIC + 8 * y * PASSES
+    if layer.way is winograd:
+        count = _tiles(layer.outputs)
+        apart = threads if 2 * count < d else 1  # who transforms the same patches
+        blocks = len(_blocks(layer, layer.outputs, threads // apart))
+        every_tile = apart * c * PATCH_6 + c * d * TILE + d * (OUTPUT + 32 * layer.relu * PASSES)
+        return count * every_tile + c * d * (KERNEL + blocks * BLOCK)
+    cost = (x + y + 3 * prod(layer.weights)) * TRAFFIC + 2 * (1 + layer.relu) * y * PASSES
+    if layer.way is taps:
+        return cost + _met(layer) * (2 * c * d * PRODUCTS + (2 * c + 4 * d) * PASSES)
+    return cost + _columns(layer) * (2 * d * PRODUCTS + 3 * (layer.kernel > 1) * PASSES)
 
 
-def _correlation(layer: Layer, images: int) -> Cost:
-    """Winograd's method, forward."""
-    c_in, c_out, pairs = layer.inputs[0], layer.outputs[0], layer.inputs[0] * layer.outputs[0]
-    tiles, blocks = _tiles(layer, images)
-    return Cost(
-        2 * SPECTRUM * tiles * pairs,
-        tiles * (TILE_INPUT * c_in + TILE_OUTPUT * c_out) + KERNEL * pairs,
-        tiles * ((CUT_INPUT + SPECTRUM) * c_in + (WRITE + SPECTRUM) * c_out),
-        tiles * MAP * (c_in + c_out) + (SPECTRUM * (1 + 3 * blocks) + 27) * pairs,
-    )
+def backward(layer: Layer, threads: int, need_dx: bool = True) -> Cost:
+    c, d, x, y = layer.sizes
+    if not layer.kernel:
+        return (3 * x + 2 * y) * TRAFFIC + 16 * y * PASSES
+    gate = y * (TRAFFIC + PASSES + layer.relu * (2 * TRAFFIC + 0.5 * PASSES))
+    if layer.way is winograd:
+        count = _tiles(layer.inputs)
+        apart = threads if 64 * count < c * d else 1
+        blocks = len(_blocks(layer, layer.inputs, threads // apart))
+        dw = count * (apart * d * PATCH_6 + c * PATCH_4 + c * d * TILE)
+        dw += c * d * (648 * TRANSFORMS + (36 + 4 * 36 * (blocks - 1) + 45) * TRAFFIC)
+        dx = count * (36 * d * PASSES + c * d * TILE + c * OUTPUT) + c * d * (KERNEL + blocks * BLOCK)
+        return gate + dw + need_dx * dx
+    both = (x + y + 3 * prod(layer.weights)) * TRAFFIC
+    if layer.way is taps:
+        dw = both + _met(layer) * (2 * c * d * PRODUCTS + 2 * (c + d) * PASSES)
+        dx = both + _met(layer) * (2 * c * d * PRODUCTS + 4 * c * PASSES)
+    else:
+        dw = both + _columns(layer) * (2 * d * PRODUCTS + 3 * (layer.kernel > 1) * PASSES)
+        dx = both + _columns(layer) * (2 * d * PRODUCTS + 4 * PASSES)
+    return gate + dw + need_dx * dx
 
 
-def _product(layer: Layer, images: int) -> Cost:
-    """A convolution, or one of its gradients, by columns or taps."""
-    (c_in, *size), (c_out, h, w) = layer.inputs, layer.outputs
-    pixels, area = images * h * w, layer.kernel**2
-    traffic = images * prod(layer.inputs) + pixels * c_out + 3 * area * c_in * c_out
-    if way_of(layer, images) is taps:
-        met = images * prod(_met(layer, a, b) for a, b in zip(size, (h, w), strict=True))
-        return Cost(2 * c_in * c_out * met, 0, met * (2 * c_in + 4 * c_out), traffic)
-    return Cost(2 * area * c_in * c_out * pixels, 0, 3 * (area > 1) * area * c_in * pixels + 4 * c_out * pixels, traffic)
+def _tiles(shape: Shape) -> int:
+    n, _, *size = shape
+    return tiles.count(n, (size[0], size[1]))
 
 
-def _met(layer: Layer, size_in: int, size_out: int) -> int:
-    """How often a tap of a row or column of the kernel meets the map and not its padding."""
-    places = (j + i - layer.padding for i in range(layer.kernel) for j in range(size_out))
-    return sum(0 <= place < size_in for place in places)
+def _blocks(layer: Layer, shape: Shape, threads: int) -> list[tiles.Block]:
+    return tiles.blocks(_stand_in(shape), max(layer.sizes[:2]), threads)
 
 
-def _cut(layer: Layer, images: int) -> list[tiles.Block]:
-    """Winograd's blocks of a convolution's output."""
-    return tiles.blocks(_stand_in((images, *layer.outputs)), max(layer.inputs[0], layer.outputs[0]))
+def _met(layer: Layer) -> int:
+    """How often a tap meets a pixel of the map."""
+    met = taps.meetings(_stand_in(layer.inputs), layer.weights, layer.geometry, _stand_in(layer.outputs))
+    return layer.inputs[0] * sum(_area(inputs) for *_, inputs in met)
 
 
-def _tiles(layer: Layer, images: int) -> tuple[int, int]:
-    """How many tiles, and how many blocks of them."""
-    blocks = _cut(layer, images)
-    return images * tiles.count(blocks), len(blocks)
+def _area(window: tuple[slice, slice]) -> int:
+    return prod(axis.stop - axis.start for axis in window)
 
 
-def network(weights: Weights, padding: str, shape: Shape, moments: int | None = None) -> Cost:
-    """A forward pass of images (N, 3, H, W), or a training step with an optimiser that keeps so many moments."""
-    images, _, height, width = shape
-    every = list(layers(weights, padding, (height, width)))
-    classes, h, w = every[-1].outputs
-    scores = images * classes * height * width
-    upsampling = Cost(products=2 * images * classes * (h * w * width + height * h * width), traffic=2 * scores)
-    total = upsampling.plus(*(forward(layer, images) for layer in every))
+def _columns(layer: Layer) -> int:
+    """Entries of the columns."""
+    c_in, c_out, _, y = layer.sizes
+    return layer.kernel**2 * c_in * y // c_out
+
+
+def upsampling(low: Shape, high: Shape) -> Cost:
+    """From scores (N, C, h, w) to those of the image, (N, C, H, W), or, as many, backward."""
+    (n, classes, h, w), (*_, height, width) = low, high
+    down, across = (min(side / -(-side // upsample.BAND) + 2, side) for side in (h, w))  # pixels that a band meets
+    return n * classes * (2 * (h * width * across + height * width * down) * PRODUCTS + 2 * height * width * TRAFFIC)
+
+
+def network(weights: Weights, shape: Shape, threads: int, moments: int | None = None) -> Cost:
+    """A forward pass of images (N, 3, H, W) on so many threads, or a step with an optimiser that keeps so many moments."""
+    first, *_, last = every = list(layers(weights, shape))
+    scores = *last.outputs[:2], *shape[2:]
+    cost = upsampling(last.outputs, scores) + sum(forward(layer, threads) for layer in every)
     if moments is None:
-        return total
-    parameters = sum(map(prod, weights.values()))
-    update = Cost(passes=UPDATE_PASSES[moments] * parameters, traffic=(3 + 2 * moments) * parameters)
-    gradients = (backward(layer, images, need_dx=number > 0) for number, layer in enumerate(every))
-    return total.plus(*gradients, upsampling, Cost(passes=LOSS_PASSES * scores), update)
+        return cost
+    gradients = upsampling(last.outputs, scores) + sum(backward(layer, threads, layer is not first) for layer in every)
+    return cost + prod(scores) * LOSS + gradients + sum(map(prod, weights.values())) * UPDATES[moments]
 
 
-def memory(weights: Weights, padding: str, shape: Shape, threads: int, moments: int | None = None) -> int:
+def memory(weights: Weights, shape: Shape, threads: int, moments: int | None = None) -> int:
     """The peak, in bytes, beside what the bare process holds; see `network`."""
-    images, _, height, width = shape
-    every = list(layers(weights, padding, (height, width)))
-    scores = images * every[-1].outputs[0] * height * width
-    parameters = sum(map(prod, weights.values()))
-    held, worst = 0, 2 * scores
-    for number, layer in enumerate(every):
-        x, y = (images * prod(a) for a in (layer.inputs, layer.outputs))
-        here = y + (x if number else 0)  # the image is there in any case
-        if moments is None:
-            worst = max(worst, held + here + _scratch(layer, images, threads, 1))
-            held += y if layer.kind == "pool" else 0
-        else:
+    first, *_, last = every = list(layers(weights, shape))
+    scores, pixels, training = shape[0] * last.outputs[1] * prod(shape[2:]), shape[0] * prod(shape[2:]), moments is not None
+    held, most = scores * training, 0
+    for layer in every:
+        *_, x, y = layer.sizes
+        here = y + (0 if layer is first else x) + _scratch(layer, threads, training)  # the image is there in any case
+        if training:
             held += y
-            weight = prod(weights[f"{layer.name}.weight"]) if layer.kind == "conv" else 0
-            worst = max(worst, held + here + weight + _scratch(layer, images, threads, 2))
-    if moments is not None:
-        worst = max(worst, held + 2 * scores)
-    batch = images * height * width * (3 + 1 / NUMBER)
-    return int(NUMBER * (parameters * (1 + (moments or 0)) + batch + worst))
+            here += layer.relu * y + prod(layer.weights)
+        most = max(most, held + here)
+        if not training and not layer.kernel:
+            held += y
+    parameters = sum(map(prod, weights.values())) * (1 + (moments or 0))
+    return int(NUMBER * (parameters + max(most, held + scores) + 3 * pixels) + pixels)
 
 
-def _scratch(layer: Layer, images: int, threads: int, times: int) -> int:
-    """Numbers that a convolution holds beside the maps; `times` 2 for its gradients by Winograd's method."""
-    if layer.kind != "conv":
+def _scratch(layer: Layer, threads: int, training: bool) -> int:
+    """Numbers that a layer holds beside its maps and their gradients, at most."""
+    c, d, x, y = layer.sizes
+    if not layer.kernel:
         return 0
-    (c_in, *_), (c_out, h, w) = layer.inputs, layer.outputs
-    way = way_of(layer, images)
-    if way is winograd:
-        blocks = _cut(layer, images)
-        largest = max(prod(axis.stop - axis.start for axis in block) for block in blocks)
-        buffers = 2 * min(threads, len(blocks)) * 48 * largest * images * max(c_in, c_out)
-        return int(times * (buffers + SPECTRUM * c_in * c_out))
-    if way is taps or layer.kernel == 1:
-        return 0
-    return min(threads * columns.BAND_BYTES // NUMBER, layer.kernel**2 * c_in * images * h * w)
+    if layer.way is winograd:
+        blocks = _blocks(layer, layer.outputs, threads)
+        busy, tiles_in_block = min(threads, len(blocks)), layer.inputs[0] * max(map(_area, blocks))
+        buffers = 2 * 48 * tiles_in_block * (c + d if training else max(c, d))
+        return busy * buffers + 36 * c * d * (1 + 2 * busy * training)
+    if layer.way is taps:
+        copied = 0 if layer.name == BY_TAPS else prod(layer.weights)
+        return copied + (threads * (3 * x + y) if training else threads * x + 2 * y)
+    band = max(columns.BAND_BYTES // NUMBER, columns.BAND_COLUMNS * prod(layer.weights) // d)
+    return min(threads * band, _columns(layer)) * (layer.kernel > 1)
