@@ -37,7 +37,7 @@ Where there are few tiles, threads share the channels, and each of them transfor
                                 backward 2 c and 2 d copied, 4 c added
     columns and taps            bias 2 d P, ReLU 2 d P                                   x, y, weights 3 times
     gate, gradient of biases    1.5 for each entry of y; without a ReLU 1                dy; y, and the gated dy
-    pooling                     2 for each input and tap; backward 4                     x, y; backward dx twice
+    pooling                     2 for each output and tap; backward 4                    x, y; backward dx twice
     loss                        10, of which exp takes six                               in upsampling's: scores written and read,
                                                                                          and their gradient
     update                      10 for momentum, 24 for Adam                             3, and 2 for each moment
