@@ -21,7 +21,7 @@ from tinyfcn.models import FCN8s
 from tinyfcn.ops.tiles import BLOCK_BYTES
 
 SIDE, WIDTH = 256, 0.25  # the point around which
-SIDES = (64, 256, 512, 1024, 2000)  # pixels
+SIDES = (64, 256, 1024, 2000)  # pixels
 BATCHES = (1, 4, 32)  # images
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 NOTHING = (1, 3, 1, 1), 1 / 512  # batch and width with which there is next to nothing to compute
