@@ -12,6 +12,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -20,12 +21,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-import tinyfcn
-
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 TEXTS = sorted(FOLDER.glob("text/*.py"))
-STORIES = ("01", "02", "03", "04", "05", "06", "07", "08", "10", "11")  # open with a picture, and fold what can wait
 BYTES = 1_500_000
 ABSOLUTE = re.compile(r"(?<![\w.:/~])/(home|root|work|tmp|opt|usr|mnt|Users)/|\b[A-Z]:\\")
 LINK = re.compile(r"\[[^]]*\]\(([^()\s]*(?:\([^()\s]*\))?[^()\s]*)\)")
@@ -99,7 +97,6 @@ def dead_links(markdown: str) -> list[str]:
 
 
 notebooks = pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
-stories = pytest.mark.parametrize("text", [text for text in TEXTS if text.name[:2] in STORIES], ids=lambda text: text.stem)
 
 
 @notebooks
@@ -150,15 +147,15 @@ def test_opening_predictions_and_the_way_on(text):
         assert f"]({following[0].stem}.ipynb)" in cells[-1].source, f"the last cell links to {following[0].stem}.ipynb"
 
 
-@stories
-def test_a_story_opens_with_a_picture_and_was_told_with_real_weights(text):
+@notebooks
+def test_notebook_opens_with_a_picture_and_was_told_with_real_weights(text):
     cells = notebook_of(text)["cells"]
     assert any("image/png" in output.get("data", {}) for cell in cells[:5] for output in cell.get("outputs", []))
     printed = ["".join(output.get("text", [])) for cell in cells for output in cell.get("outputs", [])]
     assert not [line for line in printed if "stand in" in line], "executed without VGG16's weights: name them in TINYFCN_VGG16"
 
 
-@stories
+@notebooks
 def test_an_answer_is_folded_until_somebody_asks(text):
     cells = cells_of(text)
     for index, cell in enumerate(cells):
@@ -170,12 +167,13 @@ def test_an_answer_is_folded_until_somebody_asks(text):
             assert "\n#" not in after, f"cell {index + 1} goes on after its question"
 
 
-@stories
+@notebooks
 def test_code_is_narrow_and_imports_and_plots_are_folded(text):
     for cell in cells_of(text):
         if cell.kind == "code":
             assert max(map(len, cell.source.splitlines())) <= 100, cell.source
-            assert "hide-input" in cell.tags or not re.search(r"\bplt\.|^from lesson", cell.source, re.MULTILINE), cell.source
+            folds = re.search(r"\bplt\.|^from tinyfcn\.lesson", cell.source, re.MULTILINE)
+            assert "hide-input" in cell.tags or not folds, cell.source
         if "### Exercise" in cell.source:
             assert re.findall(r"<summary>Hint (\d)</summary>", cell.source) == ["1", "2"], cell.source
 
@@ -246,30 +244,29 @@ def after_setup(text: Path) -> dict:
 
 
 @pytest.fixture
-def lesson(monkeypatch):
-    """The notebooks' helpers, as a notebook finds them: beside it, with its folder as the current one."""
+def lesson(monkeypatch, tmp_path):
+    """The notebooks' helpers, in a folder that has nothing else."""
     pytest.importorskip("IPython")
-    monkeypatch.chdir(FOLDER)
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    monkeypatch.chdir(tmp_path)
     with matplotlib.rc_context({"backend": "agg"}):
-        yield pytest.importorskip("lesson")
+        yield pytest.importorskip("tinyfcn.lesson")
 
 
 EACH = [pytest.param(text, index, id=f"{text.stem}-{k}") for text in TEXTS for k, index in enumerate(exercises(text), start=1)]
 
 
 @pytest.mark.parametrize("text, index", EACH)
-def test_exercise_takes_the_solution_and_nothing_else(text, index, lesson):
+def test_exercise_takes_the_solution_and_nothing_else(text, index, lesson, capsys):
     stub, check, solution = cells_of(text)[index : index + 3]
     wrong = runpy.run_path(str(ROOT / "tests" / "notebooks" / f"wrong_{text.name[:2]}.py"))["WRONG"]
 
     def passes(answer: str) -> bool:
         names = dict(after_setup(text))
-        lesson.attempt.passed = None
         exec(answer, names)
         exec(check.source, names)
-        assert lesson.attempt.passed is not None
-        return lesson.attempt.passed
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert said.startswith(tuple(lesson.STATES))
+        return said == "Right!"
 
     assert not passes(stub.source), "the check passes before anything is written"
     assert passes(solution_of(solution)), "the solution does not pass"
@@ -306,10 +303,29 @@ def test_without_a_file_random_convolutions_see_in_place_of_vgg16s(lesson, capsy
     assert maps["pool2"].shape == (128, 10, 13) and maps["pool2"].std() > 0
 
 
-def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path, monkeypatch, lesson):
-    monkeypatch.setattr(tinyfcn, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(ImportError, match=re.escape('run pip install -e ".[notebooks]"')):
-        runpy.run_path(str(FOLDER / "lesson.py"))
+def python(code: str, folder: Path, package: Path) -> subprocess.CompletedProcess:
+    """Run code in a folder, with the package that lies in another one."""
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_notebooks_refuse_another_installation_than_the_one_beside_them(tmp_path, lesson):
+    for folder in tmp_path / "tinyfcn", tmp_path / "notebooks":
+        folder.mkdir()
+    (tmp_path / "tinyfcn" / "__init__.py").touch()
+    failed = python("import tinyfcn.lesson", tmp_path / "notebooks", ROOT)
+    assert failed.stderr.splitlines()[-1].startswith("ImportError: these notebooks belong to ")
+    assert f'run pip install -e ".[notebooks]" in {tmp_path}' in failed.stderr
+
+
+def test_an_installed_package_has_what_notebooks_show(tmp_path, lesson):
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    (tmp_path / "alone").mkdir()
+    for source, target in {"tinyfcn": "tinyfcn", **wheel["force-include"]}.items():
+        shutil.copytree(ROOT / source, tmp_path / "installed" / target, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from tinyfcn.lesson import *; print(DATA, photograph().shape, recorded('bench-cpu')['machine'])"
+    shown = python(code, tmp_path / "alone", tmp_path / "installed")
+    assert shown.stdout.startswith(f"{tmp_path / 'installed' / 'tinyfcn' / 'data'} (300, 451, 3)"), shown.stderr
 
 
 @pytest.mark.parametrize("repository", ["", "https://github.com/someone/fcn"])
@@ -346,16 +362,14 @@ def test_student_copies_hold_no_solution_and_say_what_is_graded(tmp_path):
             source = "".join(cell["source"])
             part = r"with attempt\(\)" if check else r"BEGIN SOLUTION\n +raise NotImplementedError\n +### END SOLUTION$"
             assert re.search(part, source)
-    assert (tmp_path / "class" / "data" / "photographs" / "chelsea.jpg").exists()
 
 
-def test_progress_reads_what_the_checks_printed(tmp_path, capsys):
-    table = runpy.run_path(str(FOLDER / "progress.py"))
+def test_progress_reads_what_the_checks_printed(tmp_path, capsys, lesson):
     notebook = notebook_of(TEXTS[0])
     first = next(cell for cell in notebook["cells"] if "check" in cell["metadata"].get("tags", []))
     first["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["Right!\n"]}]
     (tmp_path / path_of(TEXTS[0]).name).write_text(json.dumps(notebook), encoding="utf-8")
-    table["progress"](tmp_path)
+    lesson.progress(tmp_path)
     printed = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"  \[x\] count +right", printed[1]) and re.fullmatch(r"  \[ \] mean IU +not solved yet", printed[2])
     assert printed[-1] == "1 of 3 exercises are solved"

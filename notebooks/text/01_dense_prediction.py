@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from lesson import BLUE, CAT, attempt, photograph, photograph_label, plt
 from PIL import Image
 
 from tinyfcn.data import IGNORE, VOC_CLASSES, Shapes, VOCSegmentation, normalise, palette, write_voc
 from tinyfcn.data.loader import make_batch
 from tinyfcn.inference import predict
+from tinyfcn.lesson import BLUE, CAT, attempt, photograph, photograph_label, plt
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCN8s
 from tinyfcn.optim import Adam, poly
@@ -102,11 +102,12 @@ plt.show()
 # ## A network that does it
 #
 # An FCN takes an image and returns a score for each class at each pixel; the class with the largest score
-# is its prediction. Here is a narrow one, with an eighth of the paper's channels. It has learned nothing
-# yet, but it already returns as many scores as there are pixels, whatever the image's size, Chelsea's too:
+# is its prediction. Here is a narrow one, with an eighth of the paper's channels, and still fewer in its last
+# layers. It has learned nothing yet, but it already returns as many scores as there are pixels, whatever the
+# image's size, Chelsea's too:
 
 # %%
-net = FCN8s(num_classes=training.num_classes, width=1 / 8, padding="same", dropout=0)
+net = FCN8s(training.num_classes, width=1 / 8, padding="same", hidden=64, dropout=0)
 for image in (training[1][0], training[5][0], photograph()):
     x = normalise(image[None], net.preprocessing)  # (1, 3, H, W), around 0
     scores = net.forward(x)
@@ -120,9 +121,9 @@ for image in (training[1][0], training[5][0], photograph()):
 # takes half a minute.
 
 # %%
-STEPS = 800
+STEPS = 600
 config = Config(seed=0)  # batches of four crops of 96x96 pixels
-optimiser, losses = Adam(2e-3), []
+optimiser, losses = Adam(5e-3), []
 for step in range(STEPS):
     pictures, truths = make_batch(training, config, step)
     inputs = normalise(pictures, net.preprocessing)
@@ -437,7 +438,8 @@ print(f"{height * width:,} patches; neighbours share {overlap:.1%} of their pixe
 # | [8. VGG16's weights](08_weights.ipynb) | how does one start from a trained classifier? |
 # | [9. Training](09_training.ipynb) | what goes right, what goes wrong, and how it looks |
 # | [10. Speed](10_speed.ipynb) | from seconds to milliseconds |
-# | [11. A GPU, measured](11_gpu.ipynb) | what a GPU does, and what it waits for |
+# | [11. Winograd's convolution](11_winograd.ipynb) | three of four multiplications left out |
+# | [12. A GPU, measured](12_gpu.ipynb) | what a GPU does, and what it waits for |
 #
 # ## Exercises
 

@@ -23,7 +23,12 @@ import time
 from unittest import mock
 
 import numpy as np
-from lesson import (
+
+from tinyfcn import ops
+from tinyfcn.backend import describe_device
+from tinyfcn.data import normalise
+from tinyfcn.gradcheck import GradientError, check_gradient
+from tinyfcn.lesson import (
     BLUE,
     COLOURS,
     GREEN,
@@ -41,11 +46,6 @@ from lesson import (
     tiles,
     vgg16,
 )
-
-from tinyfcn import ops
-from tinyfcn.backend import describe_device
-from tinyfcn.data import normalise
-from tinyfcn.gradcheck import GradientError, check_gradient
 from tinyfcn.models.vgg import VGG
 from tinyfcn.ops import conv
 
@@ -328,8 +328,8 @@ for size in range(1, 12):
 # %% [markdown]
 # Two cases to know by heart. A 3x3 kernel with $p=1$, or any odd kernel with $p=(k-1)/2$ at stride 1,
 # keeps the size; all of VGG's do. And fc6, VGG's first fully connected layer, is a 7x7 kernel without
-# padding: it makes a map smaller by 6. For a 7x7 map of a 224x224 image a single output is left: the
-# classifier (Long et al. 2015, section 3.1).
+# padding: it makes a map smaller by 6. Of the 7x7 map of a 224x224 image it leaves a single output,
+# which is the classifier (Long et al. 2015, section 3.1).
 #
 # ## im2col: the whole layer as one product of matrices
 #
@@ -511,7 +511,7 @@ def three_loops(x, w, b, rows):
 
 taken["three loops, the rest NumPy"] = seconds(lambda: three_loops(*layer, rows=2), 1) * 128 / 2
 taken["im2col, one product"] = rested(lambda: conv_im2col(*layer, padding=1))
-with mock.patch.dict(os.environ, TINYFCN_CONV="columns"):  # and not Winograd's, see notebook 10
+with mock.patch.dict(os.environ, TINYFCN_CONV="columns"):  # and not Winograd's, see notebook 11
     taken["tinyfcn: im2col in bands"] = rested(lambda: ops.conv2d_forward(*layer, padding=1))
 taken["tinyfcn: Winograd in bands"] = rested(lambda: ops.conv2d_forward(*layer, padding=1))
 print(describe_device(np))
@@ -549,7 +549,7 @@ print(f"im2col: {factor:,.0f} times faster than the loops")
 #
 # </details>
 #
-# [Speed](10_speed.ipynb) is about the last two bars: bands save memory above all, Winograd's method saves time.
+# Bands save memory above all ([Speed](10_speed.ipynb)), and [Winograd's method](11_winograd.ipynb) saves time.
 #
 # ## Backward: what is asked for
 #
@@ -896,10 +896,10 @@ for (name, forward), backward in zip(
 #
 # </details>
 #
-# Large convolutions go other ways, which compute the same faster: in bands (`tinyfcn/ops/columns.py`), and for
-# some shapes by Winograd's method or tap by tap ([Speed](10_speed.ipynb)). Each is a module with the same three
-# functions, `forward`, `input_gradient` and `weight_gradient`, and Winograd's `input_gradient` begins with this
-# line:
+# Large convolutions go other ways, which compute the same faster: in bands (`tinyfcn/ops/columns.py`), and
+# for some shapes by [Winograd's method](11_winograd.ipynb) or tap by tap ([Speed](10_speed.ipynb)). Each is a
+# module with the same two functions, `forward` and `backward`, and Winograd's `backward` begins by turning the
+# kernels round:
 #
 # ```python
 # turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
@@ -1245,7 +1245,7 @@ with attempt():
 #
 # You saw for stride 1 that dx is a convolution of dy. Now with a stride: compute dx with a single call of
 # `ops.conv2d_forward`, for any kernel (not always square) and a padding smaller than the kernel. `shape` is that of x;
-# more than one height leads to the same number of outputs, so that dy alone does not tell.
+# more than one height leads to the same number of outputs, so dy alone does not say which.
 #
 # <details><summary>Hint 1</summary>
 #

@@ -22,7 +22,11 @@
 import os
 
 import numpy as np
-from lesson import (
+
+from tinyfcn import ops
+from tinyfcn.data import normalise
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.lesson import (
     BLUE,
     COLOURS,
     GREEN,
@@ -38,10 +42,6 @@ from lesson import (
     slider,
     vgg16,
 )
-
-from tinyfcn import ops
-from tinyfcn.data import normalise
-from tinyfcn.gradcheck import check_gradient
 from tinyfcn.models import FCN32s
 from tinyfcn.models.vgg import VGG
 from tinyfcn.ops.pool import pool_output_size
@@ -246,15 +246,15 @@ show_source(ops.max_pool2d_backward)
 # %% [markdown]
 # ## Ceil or floor?
 #
-# Look how Chelsea's maps shrink:
+# Look at how Chelsea's maps shrink:
 
 # %%
 for name in ("conv1_2", "pool1", "pool2", "pool3", "pool4", "pool5"):
     print(f"{name:8}", *maps[name].shape)
 
 # %% [markdown]
-# 75 rows become 38: the last row has no partner, and yet it is not lost. Floor mode would drop it, and leave 37. Ceil mode lets the last
-# window hang over the border. For windows of 2 at stride 2, $H$ rows become
+# 75 rows become 38: the last row has no partner, and yet it is not lost. Floor mode would drop it, and leave
+# 37. Ceil mode lets the last window hang over the border. For windows of 2 at stride 2, $H$ rows become
 #
 # $$\left\lfloor \frac{H - 2}{2} \right\rfloor + 1 \quad\text{or}\quad
 # \left\lceil \frac{H - 2}{2} \right\rceil + 1$$
@@ -479,10 +479,10 @@ for depth in 1, 2, 3:
 #
 # ## Where does it look?
 #
-# Its size is one half of what you want to know of a field, and the other is its place. Units of a map look at
-# places that are $s$ pixels apart; where is the first, unit 0? Let $a$ be the centre of what it sees, in
-# pixels. With padding $p$ the first window begins at unit $-p$ of the layer below, so its centre lies at unit
-# $(k - 1)/2 - p$ of it:
+# The size of a field is one half of what you want to know about it, and its place is the other. Units of a
+# map look at places that are $s$ pixels apart; where is the first, unit 0? Let $a$ be the centre of what it
+# sees, in pixels. With padding $p$ the first window begins at unit $-p$ of the layer below, so its centre
+# lies at unit $(k - 1)/2 - p$ of it:
 #
 # $$a \leftarrow a + \left(\frac{k - 1}{2} - p\right) s$$
 #
@@ -519,7 +519,7 @@ plt.show()
 # A step is one of the map below, so the moves double: 0.5, 1, 2, 4, 8. The starts are the reason for
 # every crop in FCN: to put scores back where they belong, one must know where they were taken. With
 # padding 100 each start is 99 less, and nothing else changes. [Upsampling](05_upsampling.ipynb) goes
-# this way back.
+# back the same way.
 #
 # ## What does it mostly see?
 #
@@ -668,8 +668,8 @@ with attempt():
 #     return dx
 # ```
 #
-# `+=`, since an input may win several windows. The windows at the border are smaller, so that their shape must
-# be asked for.
+# `+=`, since an input may win several windows. Windows at the border are smaller, so the shape of each must be
+# looked up.
 #
 # </details>
 
@@ -847,5 +847,5 @@ with attempt():
 # </details>
 
 # %% [markdown]
-# Next: ten rows and fifteen columns of answers are left of the photograph, and a classifier wants a single one.
-# Why that is a matter of notation: [Fully connected is convolution](04_fully_connected.ipynb).
+# Ten rows and fifteen columns are left of the photograph, and a classifier wants a single answer. Why that
+# difference is only one of notation, you see in [Fully connected is convolution](04_fully_connected.ipynb).

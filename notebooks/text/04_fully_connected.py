@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 4. Fully connected is convolution
 #
-# Somebody has cut 46 squares out of three photographs: of Chelsea, of an astronaut, of a cup. To each square belongs one word,
+# Somebody has cut 46 squares out of three photographs: of Chelsea, of an astronaut, of a cup. With each square comes one word,
 # "cat", "person", "cup" or "neither", and nothing else. From these a classifier has learned to say one of the four words for a
 # square of 224x224 pixels. Nobody has ever told it *where* anything is.
 #
@@ -25,24 +25,24 @@ from math import prod
 from time import process_time
 
 import numpy as np
-from lesson import (
-    BLUE,
-    ORANGE,
-    PHOTOGRAPHS,
-    RED,
-    attempt,
-    expect,
-    labelled,
-    plt,
-    show_source,
-    vgg16,
-)
 from PIL import Image, ImageOps
 
 from tinyfcn import ops
 from tinyfcn.backend import describe_device
 from tinyfcn.data import normalise
 from tinyfcn.gradcheck import check_gradient
+from tinyfcn.lesson import (
+    BLUE,
+    ORANGE,
+    RED,
+    attempt,
+    expect,
+    labelled,
+    photograph,
+    plt,
+    show_source,
+    vgg16,
+)
 from tinyfcn.models import VGG16, CaffeNet, FCN32s
 from tinyfcn.models.classifier import Classifier
 from tinyfcn.models.vgg import VGG
@@ -77,7 +77,7 @@ CLASSES = list(SQUARES)
 
 
 def open_photograph(name):
-    return Image.open(PHOTOGRAPHS / f"{name}.jpg").convert("RGB")
+    return Image.fromarray(photograph(name))
 
 
 def square(name, left, top, side):
@@ -264,8 +264,8 @@ print(f"{right:.0%} of the squares get their word, of the 100% before")
 #
 # A matrix of 4 x 25088 takes 25,088 numbers and no others. A kernel of 7x7 goes over any map that is at least 7x7.
 #
-# **Predict.** The picture at the top has 768x960 pixels, which leaves a map of 24x30 on pool5. What shape has the answer, and
-# what is its entry at row 2, column 4?
+# **Predict.** The picture at the top has 768x960 pixels, which leaves a map of 24x30 on pool5. What shape does the answer
+# have, and what is its entry at row 2, column 4?
 
 # %% tags=["hide-output"]
 kernels = weight.reshape(4, 512, 7, 7)
@@ -321,7 +321,7 @@ print("dweight sums over", len(dy_rows), "examples")
 # <details><summary>Answer</summary>
 #
 # Over images *and places*: here 2 x 3 x 4. An image with 16x16 scores is a batch of 256 examples for fc7 and for the score
-# layer, which is why an FCN does with few images a step: the paper takes 20, and its authors later took one.
+# layer, which is why an FCN makes do with few images a step: the paper takes 20, and its authors later took one.
 #
 # </details>
 #
@@ -347,7 +347,8 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **Predict.** VGG16 halves the map five times, and fc6 takes 7 units of what is left. How many scores has an image of 320x416?
+# **Predict.** VGG16 halves the map five times, and fc6 takes 7 units of what is left. How many scores does an image of 320x416
+# get?
 
 # %% tags=["hide-output"]
 print(thin.score_map(rng.standard_normal((1, 3, 320, 416))).shape)
@@ -876,7 +877,7 @@ with attempt():
 # ```
 #
 # First the axes that the numbers were written in, then the wanted order. A `reshape` straight to the wanted shape keeps the
-# numbers in their old order, and no error tells.
+# numbers in their old order, and no error warns you.
 #
 # </details>
 
@@ -943,8 +944,8 @@ with attempt():
 # %% [markdown]
 # ### Exercise 6: the saving
 #
-# A crop of `side` pixels costs `convs` multiplications in convolutions and `fc` in fully connected layers. How many times fewer
-# multiplications has one map of n x n scores, `stride` pixels apart, than n x n crops? Take the convolutions' work as
+# A crop of `side` pixels costs `convs` multiplications in convolutions and `fc` in fully connected layers. By what factor do n
+# x n crops need more multiplications than one map of n x n scores, `stride` pixels apart? Take the convolutions' work as
 # proportional to the area.
 #
 # <details><summary>Hint 1</summary>

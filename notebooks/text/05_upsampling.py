@@ -13,17 +13,23 @@
 # %% [markdown]
 # # 5. Upsampling
 #
-# Suppose that a network has looked at Chelsea's photograph and answered as well as it can: it knows of every
-# 32x32 pixels what share of them is cat. These are 10 by 15 answers, and you want 300 by 451. So you enlarge the
-# map, and lay it on the photograph. The two pictures on the right were made in just this way, from the same
-# answers and by the same operation. Only one of them can be right, and no line of code complains about the other.
+# Suppose that a network has looked at Chelsea's photograph and answered as well as it can: for every block of
+# 32x32 pixels it knows what share of them is cat. These are 10 by 15 answers, and you want 300 by 451. So you
+# enlarge the map, and lay it on the photograph. The two pictures on the right were made in just this way, from
+# the same answers and by the same operation. Only one of them can be right, and no line of code complains about
+# the other.
 
 # %% tags=["setup", "hide-input"]
 import os
 from math import prod
 
 import numpy as np
-from lesson import (
+
+from tinyfcn import ops
+from tinyfcn.backend import describe_device
+from tinyfcn.data import Shapes
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.lesson import (
     BLACK,
     BLUE,
     CAT,
@@ -43,11 +49,6 @@ from lesson import (
     tiles,
     vgg16,
 )
-
-from tinyfcn import ops
-from tinyfcn.backend import describe_device
-from tinyfcn.data import Shapes
-from tinyfcn.gradcheck import check_gradient
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCN8s, FCN16s, FCN32s
 from tinyfcn.models.alignment import IMAGE, Grid
@@ -1001,7 +1002,7 @@ for padding, size in (96, 1), (81, 32):
 
 # %% [markdown]
 # What changes in the other nets? Skips and scores all begin P earlier, so the crops *between* them, 5 and 9, do
-# not know P; only the last crop does.
+# not depend on P; only the last crop does.
 
 # %%
 for padding in (81, 97, 100):

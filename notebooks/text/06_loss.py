@@ -13,14 +13,18 @@
 # %% [markdown]
 # # 6. A loss at every pixel
 #
-# Imagine a network that knows of Chelsea's photograph no more than this: for each block of 32x32 pixels, which share of it is
-# cat. Upsampled, that makes the answer in the middle, and hardly a pixel of it is wrong. On the right is the bill, what each
-# pixel costs this network. Most cost next to nothing. Some, along her outline, cost a hundred times more, and between them
-# runs a black line where it costs exactly nothing, wherever the network puts the border.
+# Imagine a network that knows no more of Chelsea's photograph than this: what share of each block of 32x32 pixels is cat.
+# Upsampled, that makes the answer in the middle, and hardly a pixel of it is wrong. On the right is the bill, what each pixel
+# costs this network. Most cost next to nothing. Some, along her outline, cost a hundred times more, and between them runs a
+# black line where it costs exactly nothing, wherever the network puts the border.
 
 # %% tags=["setup", "hide-input"]
 import numpy as np
-from lesson import (
+
+from tinyfcn import ops
+from tinyfcn.data import IGNORE, Shapes, normalise, training_batch
+from tinyfcn.gradcheck import GradientError, check_gradient
+from tinyfcn.lesson import (
     BLACK,
     BLUE,
     GREEN,
@@ -33,10 +37,6 @@ from lesson import (
     plt,
     show_source,
 )
-
-from tinyfcn import ops
-from tinyfcn.data import IGNORE, Shapes, normalise, training_batch
-from tinyfcn.gradcheck import GradientError, check_gradient
 from tinyfcn.models import FCN32s
 from tinyfcn.optim import SGD, Adam
 
@@ -378,8 +378,8 @@ np.testing.assert_allclose(log_sum_exp(s, 0), exact, rtol=1e-6, atol=1e-7)
 # A photograph of VOC has 500 x 375 = 187,500 pixels. A running sum in float32 rounds at every addition, to the precision of the
 # *sum*.
 #
-# **Predict.** At the start every pixel costs 3.04. By what part is a running sum off at the end: a ten-millionth, a thousandth,
-# a tenth?
+# **Predict.** At the start every pixel costs 3.04. By what fraction is a running sum off at the end: a ten-millionth, a
+# thousandth, a tenth?
 
 # %% tags=["hide-output"]
 each = np.full(187_500, np.log(21), np.float32)
@@ -728,8 +728,8 @@ axis.set_title("The first step raises the background's score, and lowers all oth
 plt.show()
 
 # %% [markdown]
-# So a network goes through an age in which it answers "background". How far does that take it? With biases alone, the best it
-# can do is to answer $p_k$ = the share of class $k$ (then all gradients of the biases are zero), at a loss of
+# So a network goes through a phase in which it answers "background". How far does that take it? With biases alone, the best
+# it can do is to answer $p_k$ = the share of class $k$ (then all gradients of the biases are zero), at a loss of
 #
 # $$H = -\sum_k f_k \log f_k$$
 #
@@ -796,12 +796,12 @@ assert np.allclose(dbias, 0, atol=1e-12)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Zero: weighted like this, all classes are equally frequent, and the age of the background is skipped.
+# Zero: weighted like this, all classes are equally frequent, and that phase is skipped.
 #
 # </details>
 #
-# What is the price? In the end a network tells probabilities, and with weights it tells those of a world with other shares. At a
-# pixel where the truth is background with probability 0.8 and a disc with 0.2:
+# What is the price? In the end a network predicts probabilities, and with weights it predicts those of a world with other
+# shares. At a pixel where the truth is background with probability 0.8 and a disc with 0.2:
 
 # %%
 truth, weight = np.array([0.8, 0.2]), 1 / share[:2]  # of background and disc
@@ -883,8 +883,8 @@ with attempt():
 #
 # <details><summary>Hint 1</summary>
 #
-# Begin with one number for each pixel: its weight, which is that of its class, and 0 where the label is 255. How do loss and
-# gradient look with these numbers?
+# Begin with one number for each pixel: its weight, which is that of its class, and 0 where the label is 255. What do the
+# loss and its gradient look like in these numbers?
 #
 # </details>
 # <details><summary>Hint 2</summary>

@@ -28,7 +28,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from IPython.display import HTML, display
-from lesson import (
+from PIL import Image
+
+from tinyfcn import ops
+from tinyfcn.data import normalise, resize
+from tinyfcn.gradcheck import check_gradient
+from tinyfcn.lesson import (
     BLACK,
     BLUE,
     GREEN,
@@ -43,11 +48,6 @@ from lesson import (
     plt,
     show_source,
 )
-from PIL import Image
-
-from tinyfcn import ops
-from tinyfcn.data import normalise, resize
-from tinyfcn.gradcheck import check_gradient
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import FCN8s, FCN8sAtOnce, FCN16s, FCN32s, FCN32sAlexNet, FCN32sCaffeNet
 from tinyfcn.models.alignment import Grid
@@ -746,8 +746,9 @@ plt.show()
 # <details><summary>Which of them learn?</summary>
 #
 # With conv7's rate, pool3's stream explodes. With pool3's rate, conv7 stands still: what is learned comes from pool3 alone
-# (pink), which sees 44 pixels and cannot tell classes. In between (orange), pool3 still explodes, and conv7 has learned next
-# to nothing. Whatever rate you choose for one stream is wrong for another. With the constants (blue) all three speak.
+# (pink), which sees 44 pixels and cannot tell the classes apart. In between (orange), pool3 still explodes, and conv7 has
+# learned next to nothing. Whatever rate you choose for one stream is wrong for another. With the constants (blue) all three
+# speak.
 #
 # </details>
 #
@@ -759,8 +760,8 @@ plt.show()
 #   step ten thousand times shorter; you use that in exercise 5.
 # - Or an optimiser like Adam, the package's default, which divides each gradient by its own size.
 #
-# A warning: these constants belong to VGG16's weights. A network from scratch, whose activations are all near 1, is silenced by
-# them, as [Training](09_training.ipynb) measures.
+# A warning: these constants belong to VGG16's weights. In a network from scratch, whose activations are all near 1, they
+# silence the skips, which is why the package can measure constants of your own (`--skip-scales measured`).
 #
 # ## Dropout or Dropout2d?
 #
@@ -897,9 +898,9 @@ plt.show()
 #
 # </details>
 #
-# Training needs each layer's input again on the way back, so that all these maps stay, once; a pooling keeps one byte an
-# output, and ReLU nothing of its own. The gradients of the maps, in contrast, live only while they are passed on, as
-# [Speed](10_speed.ipynb) measures.
+# Training needs each layer's input again on the way back, so all these maps are kept, once. A pooling keeps one byte for
+# each output, and a ReLU nothing of its own. The gradients of the maps, in contrast, live only while they are passed on,
+# as [Speed](10_speed.ipynb) measures.
 #
 # ## AlexNet instead of VGG16
 #
@@ -1096,9 +1097,9 @@ with attempt():
 # %% [markdown]
 # ### Exercise 4: count
 #
-# How many weights and biases has FCN-8s at full width, for any number of classes? Upsampling layers are fixed and count for
-# nothing. The 13 convolutions are 3x3, with 64, 64, 128, 128, 256 (3 times) and 512 (6 times) channels. fc6 sees 7x7 units of
-# 512 channels, fc7 one of 4096, and a 1x1 convolution scores each of conv7, pool4 and pool3. All layers have biases.
+# How many weights and biases does FCN-8s have at full width, for any number of classes? Upsampling layers are fixed and count
+# for nothing. The 13 convolutions are 3x3, with 64, 64, 128, 128, 256 (3 times) and 512 (6 times) channels. fc6 sees 7x7
+# units of 512 channels, fc7 one of 4096, and a 1x1 convolution scores each of conv7, pool4 and pool3. All layers have biases.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1370,4 +1371,4 @@ with attempt():
 # </details>
 
 # %% [markdown]
-# Next: [VGG16's weights](08_weights.ipynb) fills this network with what ImageNet has taught.
+# Next: [VGG16's weights](08_weights.ipynb) fills this network with what ImageNet has taught it.

@@ -35,7 +35,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import safetensors.numpy
-from lesson import (
+
+from tinyfcn import ops, weights
+from tinyfcn.convert import convert, schemes
+from tinyfcn.convert.identify import identify
+from tinyfcn.data import IGNORE, PREPROCESSING, normalise
+from tinyfcn.errors import InputError
+from tinyfcn.formats import open_weights, unpickle
+from tinyfcn.inference import load_network, predict
+from tinyfcn.lesson import (
     BLUE,
     GREEN,
     RED,
@@ -49,14 +57,6 @@ from lesson import (
     show_source,
     vgg16,
 )
-
-from tinyfcn import ops, weights
-from tinyfcn.convert import convert, schemes
-from tinyfcn.convert.identify import identify
-from tinyfcn.data import IGNORE, PREPROCESSING, normalise
-from tinyfcn.errors import InputError
-from tinyfcn.formats import open_weights, unpickle
-from tinyfcn.inference import load_network, predict
 from tinyfcn.metrics import ConfusionMatrix
 from tinyfcn.models import VGG16, FCN8s, FCN32s
 from tinyfcn.models.vgg import VGG
@@ -197,10 +197,10 @@ plt.show()
 # What separates the second row from the third is a file: 14,714,688 numbers that the Visual Geometry Group at Oxford trained
 # on a million photographs, with one word for each. Among them there was neither Chelsea, nor a square with a label.
 #
-# So all depends on getting those numbers from the file into the right places of the network, and on showing it pictures as it
-# is used to. Nearly everything that can go wrong on the way raises no error. In this notebook you read such a file byte by
-# byte, learn why one kind of it must not simply be opened, put the numbers where they belong, and see what becomes of Chelsea
-# when you do not.
+# So everything depends on getting those numbers from the file into the right places of the network, and on showing it
+# pictures that are prepared as it expects. Nearly everything that can go wrong on the way raises no error. In this notebook
+# you read such a file byte by byte, learn why one kind of it must not simply be opened, put the numbers where they belong,
+# and see what becomes of Chelsea when you do not.
 #
 # Takes about 45 minutes. It builds on [Fully connected layers](04_fully_connected.ipynb) and [The network](07_fcn.ipynb).
 
@@ -631,9 +631,9 @@ plt.show()
 # <details><summary>Answer</summary>
 #
 # The scale costs most. With values from 0 to 1 all contrasts are 255 times too small, Chelsea is one even grey to this network,
-# and it sees background alone. As for torchvision the contrasts are some 60 times too small, and the channels are reversed as
-# well, and yet half of her face survives. Reversing the channels alone costs pieces of the cup's rim and of Chelsea's cheek. And
-# the mean that nobody subtracted? It costs one hundredth.
+# and it sees background alone. Prepared as for torchvision, the contrasts are some 60 times too small, and the channels are
+# reversed as well, and yet half of her face survives. Reversing the channels alone costs pieces of the cup's rim and of
+# Chelsea's cheek. And the mean that nobody subtracted? It costs one hundredth.
 #
 # </details>
 #
@@ -822,8 +822,8 @@ with attempt(), TemporaryDirectory() as folder:
 #
 # <details><summary>Hint 1</summary>
 #
-# Which of the three sees a map, and so has an order of rows, columns and channels in its numbers? What are height and width of
-# the kernel of one that sees a single unit?
+# Which of the three sees a map, and so has an order of rows, columns and channels in its numbers? What are the height and the
+# width of a kernel that sees a single unit?
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -959,8 +959,8 @@ with attempt():
 #
 # <details><summary>Hint 1</summary>
 #
-# For each name of the network there are three cases: the file has it in this shape, the file has it in another, the file has it
-# not.
+# For each name of the network there are three cases: the file has it in this shape, the file has it in another, or the file
+# does not have it.
 #
 # </details>
 # <details><summary>Hint 2</summary>

@@ -53,13 +53,6 @@ def adam_step(w, m, v, g, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     return w - lr * (m / (np.sqrt(v) + eps) + weight_decay * w), m, v
 """,
     ],
-    # All pixels, also those that do not count.
-    "rate_for_sum": [
-        """
-def rate_for_sum(lr, labels):
-    return lr / labels.size
-"""
-    ],
     # A random score layer, as any other layer would begin; arrays that both networks share, but for the first.
     "next_stage": [
         """

@@ -1,26 +1,6 @@
 """Plausible wrong answers to each exercise of notebook 10: its check must not accept them."""
 
 WRONG = {
-    # The last product as in F(2, 3), where it has the other sign.
-    "three_outputs": [
-        """
-def three_outputs(d, g):
-    m0 = (d[0] - d[2]) * g[0]
-    m1 = (d[1] + d[2]) * ((g[0] + g[1]) / 2)
-    m2 = (d[2] - d[1]) * ((g[0] - g[1]) / 2)
-    m3 = (d[1] - d[3]) * g[1]
-    return m0 + m1 + m2, m1 - m2, m1 + m2 + m3
-"""
-    ],
-    # Goes back by the inverse, where the chain rule takes the transpose.
-    "tile_weight_gradient": [
-        """
-def tile_weight_gradient(dY, d, A_T, G, B_T):
-    dM = np.linalg.pinv(A_T) @ dY @ np.linalg.pinv(A_T).T
-    dU = dM * (B_T @ d @ B_T.T)
-    return np.linalg.pinv(G) @ dU @ np.linalg.pinv(G).T
-"""
-    ],
     # The share of pixels of the padded map: those at the border are met less often.
     "share_inside": [
         """
@@ -41,5 +21,31 @@ def conv_in_bands(x, w, rows):
         y[:, :, top : top + rows] = np.tensordot(w.reshape(len(w), -1), band, 1).swapaxes(0, 1)
     return y
 """
+    ],
+    # Pads first, and multiplies the padding; takes the kernel's last row of taps for the map's.
+    "conv_by_taps": [
+        """
+def conv_by_taps(x, w, padding):
+    k = w.shape[2]
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = x.shape[2] - k + 1, x.shape[3] - k + 1
+    y = np.zeros((len(x), len(w), height, width))
+    for i, j in np.ndindex(k, k):
+        y += np.einsum("oc,nchw->nohw", w[:, :, i, j], x[:, :, i : i + height, j : j + width])
+    return y
+""",
+        """
+def conv_by_taps(x, w, padding):
+    (n, _, H, W), (c_out, _, k, _) = x.shape, w.shape
+    height, width = H + 2 * padding - k + 1, W + 2 * padding - k + 1
+    y = np.zeros((n, c_out, height, width))
+    for i, j in np.ndindex(k, k):
+        rows = [r for r in range(height) if 0 <= r + i - padding < H]
+        cols = [c for c in range(width) if 0 <= c + j - padding < W]
+        for r in rows:
+            for c in cols:
+                y[:, :, r, c] = x[:, :, r + i - padding, c + j - padding] @ w[:, :, i, j].T
+    return y
+""",
     ],
 }

@@ -1,56 +1,43 @@
 """Plausible wrong answers to each exercise of notebook 11: its check must not accept them."""
 
 WRONG = {
-    "crossing": [
-        # The weights' share grows with the images, too.
+    # The last product as in F(2, 3), where it has the other sign.
+    "three_outputs": [
         """
-def crossing(pixels, busy, fixed, host):
-    return pixels * host / busy
-""",
-        # It is taken off the device's time alone.
-        """
-def crossing(pixels, busy, fixed, host):
-    return pixels * host / (busy - fixed)
-""",
+def three_outputs(d, g):
+    m0 = (d[0] - d[2]) * g[0]
+    m1 = (d[1] + d[2]) * ((g[0] + g[1]) / 2)
+    m2 = (d[2] - d[1]) * ((g[0] - g[1]) / 2)
+    m3 = (d[1] - d[3]) * g[1]
+    return m0 + m1 + m2, m1 - m2, m1 + m2 + m3
+"""
     ],
-    "pool_thread": [
-        # The rows of channels, as in (C, H, W).
+    # Goes back by the inverse, where the chain rule takes the transpose.
+    "tile_weight_gradient": [
         """
-def pool_thread(i, x, y, height, width, depth, width_out):
-    height_out = (height + 1) // 2
-    c, r, channel = i % width_out, i // width_out % height_out, i // width_out // height_out
-    places = [(row, col) for row in (2 * r, 2 * r + 1) for col in (2 * c, 2 * c + 1) if row < height and col < width]
-    y[i] = max(x[(channel * height + row) * width + col] for row, col in places)
-""",
-        # A window that hangs over the border reads what lies behind it.
-        """
-def pool_thread(i, x, y, height, width, depth, width_out):
-    channel, c, r = i % depth, i // depth % width_out, i // depth // width_out
-    places = [(row * width + col) * depth + channel for row in (2 * r, 2 * r + 1) for col in (2 * c, 2 * c + 1)]
-    y[i] = max(x[place] for place in places if place < len(x))
-""",
-        # As if no input were negative.
-        """
-def pool_thread(i, x, y, height, width, depth, width_out):
-    channel, c, r = i % depth, i // depth % width_out, i // depth // width_out
-    best = 0.0
-    for row in range(2 * r, min(2 * r + 2, height)):
-        for col in range(2 * c, min(2 * c + 2, width)):
-            best = max(best, x[(row * width + col) * depth + channel])
-    y[i] = best
-""",
+def tile_weight_gradient(dY, d, A_T, G, B_T):
+    dM = np.linalg.pinv(A_T) @ dY @ np.linalg.pinv(A_T).T
+    dU = dM * (B_T @ d @ B_T.T)
+    return np.linalg.pinv(G) @ dU @ np.linalg.pinv(G).T
+"""
     ],
-    "collected": [
-        # Every equal input wins.
+    # Where tiles overlap, the later gradient takes the place of the earlier; the kernel is turned round, as it is for dx.
+    "strip_input_gradient": [
         """
-def collected(i, x, y, dy):
-    return sum(dy[r] for r in range(len(y)) if 2 * r <= i <= 2 * r + 2 and x[i] == y[r])
+def strip_input_gradient(dY, g, A_T, G, B_T):
+    dd = np.zeros((6, dY.shape[1] + 2))
+    for left in range(0, dY.shape[1], 4):
+        dM = A_T.T @ dY[:, left : left + 4] @ A_T
+        dd[:, left : left + 6] = B_T.T @ (dM * (G @ g @ G.T)) @ B_T
+    return dd
 """,
-        # As if windows did not overlap.
         """
-def collected(i, x, y, dy):
-    r = min(i // 2, len(y) - 1)
-    return dy[r] if x[i] == y[r] and all(value != y[r] for value in x[2 * r : i]) else 0.0
+def strip_input_gradient(dY, g, A_T, G, B_T):
+    dd = np.zeros((6, dY.shape[1] + 2))
+    for left in range(0, dY.shape[1], 4):
+        dM = A_T.T @ dY[:, left : left + 4] @ A_T
+        dd[:, left : left + 6] += B_T.T @ (dM * (G @ g[::-1, ::-1] @ G.T)) @ B_T
+    return dd
 """,
     ],
 }

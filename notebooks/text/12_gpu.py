@@ -11,38 +11,33 @@
 # ---
 
 # %% [markdown]
-# # 11. A GPU, measured
+# # 12. A GPU, measured
 #
 # Here are four pieces of work for a GPU. On the left is how much arithmetic each of them is, and on the right how long it
 # took.
 
 # %% tags=["setup", "hide-input"]
-import json
 from math import ceil, prod
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 from IPython.display import Markdown, display
-from lesson import BLUE, GREEN, ORANGE, PINK, RED, SKY, attempt, plt, show_source
 
 from tinyfcn import ops
 from tinyfcn.backend import hwnc
 from tinyfcn.bench.contenders import CLASSES
 from tinyfcn.bench.cost import arithmetic, map_sizes, traffic
+from tinyfcn.lesson import BLUE, GREEN, ORANGE, PINK, RED, SKY, attempt, plt, recorded, show_source
 from tinyfcn.models import FCN8s
 from tinyfcn.ops import kernels, tiles, winograd
 
 rng = np.random.default_rng(0)
 
 
-def load(name):
-    return json.loads(Path("../data/results", f"{name}.json").read_text(encoding="utf-8"))
-
-
-bench, first, cores = load("bench-h100"), load("bench-h100-first"), load("bench-finetune")
-profiles = {profile["work"]: profile for profile in load("profile-h100")["profiles"]}
+bench, first = recorded("bench-h100"), recorded("bench-h100-first")
+cores = recorded("bench-finetune")
+profiles = {profile["work"]: profile for profile in recorded("profile-h100")["profiles"]}
 FORWARD, TRAINING, FINETUNE, SMALL, DEFAULT = profiles
 WORKS = {
     FORWARD: "forward, 500x500",
@@ -147,9 +142,9 @@ assert round(before) == 108 and round(ms) == 19
 # GPU, and lose a gradient to two threads that write to one place. In the end you can decide whether a GPU is worth it
 # for what you want to train.
 #
-# Takes about 45 minutes. It builds on [Speed](10_speed.ipynb): you should have met bands, the roofline, and Winograd's
-# convolution with its tiles and spectra. You need neither a GPU nor CUDA, as all times of the GPU are read from files in
-# `data/results`, measured on an NVIDIA H100.
+# Takes about 45 minutes. It builds on [Speed](10_speed.ipynb), for bands and the roofline, and on [Winograd's
+# convolution](11_winograd.ipynb), for its tiles and spectra. You need neither a GPU nor CUDA, as all times of the GPU are
+# read from files in `data/results`, measured on an NVIDIA H100.
 #
 # ## Where is the roof?
 #
@@ -160,8 +155,9 @@ assert round(before) == 108 and round(ms) == 19
 # $$ \text{seconds} \ge \max\left( \frac{\text{FLOP}}{\text{peak}},
 #    \frac{\text{bytes}}{\text{bandwidth}} \right) $$
 #
-# That is the roofline of the last notebook. The two are equal at the **ridge**, peak / bandwidth operations for each
-# byte. Here are three machines, two of them measured by `tinyfcn.bench` with a large matrix product and a large copy.
+# That is the roofline that you know from [Speed](10_speed.ipynb#How-fast-can-it-be-at-all?). The two are equal at the
+# **ridge**, peak / bandwidth operations for each byte. Here are three machines, two of them measured by `tinyfcn.bench`
+# with a large matrix product and a large copy.
 
 
 # %%
@@ -405,7 +401,7 @@ def noted():
 
 _, B_T, _ = winograd.matrices(np, np.dtype(np.float32))
 whole_map = slice(0, ceil(shape[2] / 4)), slice(0, ceil(shape[3] / 4))
-spectra = tiles.spectra(B_T, x, None, whole_map, (1, 1), noted())
+spectra = tiles.spectra(B_T, x, whole_map, (1, 1), noted())
 once = x.nbytes + spectra.nbytes
 passes = once + 2 * sum(
     a.nbytes for a in scratch[:-1]
@@ -464,7 +460,7 @@ def tile_spectra(i):
 launch(tile_spectra, threads)
 blocks = [(slice(0, high), slice(0, wide))]
 buffers = tiles.buffers(np, x.dtype, blocks, depth)
-twin = tiles.spectra(winograd.B_T.astype(float), x, None, blocks[0], (1, 1), buffers)
+twin = tiles.spectra(winograd.B_T.astype(float), x, blocks[0], (1, 1), buffers)
 apart = abs(result - twin.reshape(36, -1)).max()
 print(f"{threads} threads, apart from NumPy's four passes by {apart:.0e}")
 assert apart < 1e-12
@@ -673,7 +669,7 @@ assert ratio[FINETUNE]["PyTorch TF32"] > 3 and ratio[SMALL]["PyTorch"] > 3
 # <details><summary>What the bars say</summary>
 #
 # - **Large images in float32**: less than half of PyTorch's time, and as fast as PyTorch in TF32, which rounds. Two
-#   things help here: Winograd's method, which cuDNN has too (below), and the border of which the constant part is left out. The
+#   things help here: Winograd's method, which cuDNN has too (below), and the border, whose constant part is left out. The
 #   second is a special case: PyTorch is asked to compute all of the 698x698 pixels.
 # - **Fine-tuning with small crops**: a little faster than PyTorch in float32, but three times as slow as in TF32. The
 #   device is busy for a third of the time only.
@@ -701,7 +697,7 @@ for title, name in (
     ("CamVid, all of training", "camvid-8s"),
     ("the default run, all of it", "shapes-8s"),
 ):
-    rows[title] = [load(name)["seconds"], load(f"h100-{name}")["seconds"]]
+    rows[title] = [recorded(name)["seconds"], recorded(f"h100-{name}")["seconds"]]
 table(
     ["seconds", "two cores", "H100", "times as fast"],
     *(
@@ -710,14 +706,14 @@ table(
     ),
 )
 
-default, camvid = profiles[DEFAULT], load("h100-camvid-8s")
+default, camvid = profiles[DEFAULT], recorded("h100-camvid-8s")
 waiting = 1 - default["busy_milliseconds"] / default["milliseconds"]
 print(
     f"default step: {default['milliseconds']:.1f} ms, of which the device waits for {waiting:.0%}"
 )
 a_step = 1e3 * camvid["seconds"] / camvid["options"]["steps"]
 print(f"CamVid: {a_step:.0f} ms a step, reading and evaluating included")
-assert waiting > 0.9 and load("shapes-8s")["options"] == load("h100-shapes-8s")["options"]
+assert waiting > 0.9 and recorded("shapes-8s")["options"] == recorded("h100-shapes-8s")["options"]
 
 # %% [markdown]
 # <details><summary>What the table says</summary>

@@ -1,4 +1,8 @@
-"""What the notebooks share: a look, the photograph and the network that sees it, and the check of an exercise."""
+"""What the notebooks share: a look, the photographs, the network that sees them, and the checks of exercises.
+
+Nothing else in the package imports it. It takes IPython, which the extra `notebooks` brings. From the command line,
+`python -m tinyfcn.lesson [FOLDER ...]` prints which exercises have been solved, as the notebooks saved there show.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +10,38 @@ import base64
 import hashlib
 import inspect
 import io
+import json
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from IPython.display import HTML, Code, display
 from PIL import Image, ImageDraw
 
-import tinyfcn
 from tinyfcn.convert.identify import identify
 from tinyfcn.data import IGNORE, VOC_CLASSES, normalise, read_image
 from tinyfcn.models import VGG16
 from tinyfcn.models.vgg import VGG
 
-HERE = Path(__file__).resolve().parent
-BESIDE, INSTALLED = HERE.parent / "tinyfcn", Path(tinyfcn.__file__).resolve().parent
-if BESIDE.is_dir() and not BESIDE.samefile(INSTALLED):
-    raise ImportError(
-        f"these notebooks belong to {BESIDE}, but Python finds {INSTALLED}: "
-        f'run pip install -e ".[notebooks]" in {HERE.parent}, and restart the kernel'
-    )
+PACKAGE = Path(__file__).resolve().parent
+for beside in Path.cwd().parents:  # a notebook runs in its own folder
+    if (beside / "tinyfcn" / "__init__.py").is_file() and not PACKAGE.samefile(beside / "tinyfcn"):
+        raise ImportError(
+            f"these notebooks belong to {beside / 'tinyfcn'}, but Python finds {PACKAGE}: "
+            f'run pip install -e ".[notebooks]" in {beside}, and restart the kernel'
+        )
 
-# A student's copy has its data beside it.
-PHOTOGRAPHS = (HERE if (HERE / "data").is_dir() else HERE.parent) / "data" / "photographs"
+# The wheel has the photographs and the results of runs within the package, the repository has them beside it.
+DATA = PACKAGE / "data" if (PACKAGE / "data" / "photographs").is_dir() else PACKAGE.parent / "data"
 CAT = VOC_CLASSES.index("cat")
 # The cat's outlines in the photograph, left and right of it, drawn by hand: columns, and rows.
 LEFT = (-4, 22, 34, 32, 30, 38), (127, 117, 101, 75, 42, -4)
@@ -45,7 +53,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = COLOURS
 
 plt.rcParams.update(
     {
-        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "axes.spines.right": False,
         "axes.spines.top": False,
         "figure.constrained_layout.use": True,
@@ -74,9 +82,38 @@ def seconds(call: Callable[[], Any], repeats: int = 5) -> float:
     return sorted(times)[repeats // 2]
 
 
-def photograph() -> np.ndarray:
-    """Chelsea the cat, (300, 451, 3) uint8: the photograph that all notebooks look at."""
-    return read_image(PHOTOGRAPHS / "chelsea.jpg")
+def fastest(calls: dict[Any, Callable[[], Any]], rounds: int = 20) -> dict[Any, float]:
+    """The best time of each call, in seconds: whatever else the machine does can only add to it.
+
+    They take turns, so that a busy moment meets them all.
+    """
+    taken = dict.fromkeys(calls, np.inf)
+    for _ in range(4):
+        for name, call in calls.items():
+            time.sleep(0.05)  # let the threads of the last product, which spin on, come to rest
+            call()  # does not count
+            for _ in range(max(rounds // 4, 2)):
+                started = time.perf_counter()
+                call()
+                taken[name] = min(taken[name], time.perf_counter() - started)
+    return taken
+
+
+@contextmanager
+def switched(**options: object) -> Iterator[None]:
+    """Environment variables, such as TINYFCN_CONV, for a while."""
+    with mock.patch.dict(os.environ, {name: str(value) for name, value in options.items()}):
+        yield
+
+
+def photograph(name: str = "chelsea") -> np.ndarray:
+    """A free photograph, (H, W, 3) uint8: Chelsea the cat, whom all notebooks look at, grace_hopper, astronaut or coffee."""
+    return read_image(DATA / "photographs" / f"{name}.jpg")
+
+
+def recorded(name: str) -> Any:
+    """What a run or a bench on some machine has measured: `data/results/NAME.json`."""
+    return json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def photograph_label() -> np.ndarray:
@@ -89,6 +126,47 @@ def photograph_label() -> np.ndarray:
     for outline in outlines:
         draw.line(outline, fill=IGNORE, width=5, joint="curve")
     return np.array(label)
+
+
+WORDS = ("background", "cat", "person", "cup")  # the classes in the four free photographs
+THINGS = {"grace_hopper": "person", "astronaut": "person", "coffee": "cup"}
+# Their outlines: columns and rows, in turns, some of them beyond the picture's edge.
+OUTLINES = {
+    "grace_hopper": (
+        *(18, 489, 20, 400, 28, 325, 60, 302, 120, 275, 155, 252, 150, 235, 133, 215, 125, 180, 123, 145, 127, 130, 120, 120),
+        *(122, 85, 145, 65, 150, 45, 180, 22, 205, 15, 235, 22, 262, 45, 280, 68, 298, 80, 298, 115, 288, 130, 300, 150),
+        *(293, 185, 280, 240, 262, 250, 300, 272, 375, 302, 400, 322, 419, 345, 419, 489),
+    ),
+    "astronaut": (
+        *(28, 489, 32, 420, 22, 370, 30, 310, 40, 265, 70, 230, 105, 205, 108, 170, 125, 150, 160, 140, 172, 138, 165, 115),
+        *(148, 100, 145, 65, 165, 35, 205, 17, 240, 17, 270, 40, 284, 75, 280, 110, 262, 125, 250, 140, 250, 162, 275, 180),
+        *(292, 215, 300, 238, 330, 258, 344, 290, 350, 322, 400, 330, 440, 360, 462, 410, 468, 440, 489, 455, 489, 489),
+    ),
+    "coffee": (
+        *(62, 168, 76, 120, 105, 88, 137, 72, 150, 45, 185, 22, 230, 14, 275, 22, 312, 45, 328, 78, 333, 56, 340, 58, 336, 84),
+        *(362, 112, 380, 150, 383, 190, 368, 230, 335, 268, 290, 295, 235, 307, 170, 303, 115, 283, 78, 245, 63, 205),
+    ),
+}
+
+
+def labelled(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A free photograph, (H, W, 3) uint8, and its label (H, W) uint8: places in WORDS, and 255 along the outline."""
+    if name == "chelsea":
+        label = photograph_label()
+        return photograph(), np.where(label == CAT, WORDS.index("cat"), label).astype(np.uint8)
+    image, outline = photograph(name), OUTLINES[name]
+    drawn = Image.new("L", (image.shape[1], image.shape[0]))
+    draw = ImageDraw.Draw(drawn)
+    draw.polygon(outline, fill=WORDS.index(THINGS[name]))
+    draw.line([*outline, *outline[:2]], fill=IGNORE, width=5, joint="curve")
+    return image, np.array(drawn)
+
+
+def paint(labels: np.ndarray) -> np.ndarray:
+    """Labels (..., H, W) in colours (..., H, W, 3): background dark, cat orange, person blue, cup green, 255 white."""
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(WORDS)] = (40, 40, 40), (230, 159, 0), (0, 114, 178), (0, 158, 115)
+    return np.asarray(colours[labels])
 
 
 def vgg16(file: str) -> VGG16:
@@ -111,9 +189,8 @@ def see(net: VGG16, image: np.ndarray, last: str = "pool5") -> dict[str, np.ndar
     x, maps = normalise(image[None], net.preprocessing), {}
     net.start(x, training=False)
     for number, block in enumerate(VGG.blocks, start=1):
-        layers = [(net.conv, conv.name, {"padding": 1, "relu": True}) for conv in block.convs]
-        for layer, name, options in [*layers, (net.pool, f"pool{number}", {"kernel": block.pool})]:
-            x = layer(name, x, **options)
+        for name in [*(conv.name for conv in block.convs), f"pool{number}"]:
+            x = net.pool(name, x) if name.startswith("pool") else net.conv(name, x, padding=1, relu=True)
             maps[name] = x[0]
             if name == last:
                 return maps
@@ -202,7 +279,7 @@ def expect(found: Any, expected: np.ndarray, what: str, **factors: float) -> Non
 @contextmanager
 def attempt() -> Iterator[None]:
     """Around the check of an exercise: says how it went, and goes on; nbgrader needs an error to see a failure."""
-    attempt.passed = False
+    passed = False
     try:
         yield
     except NotImplementedError:
@@ -212,50 +289,43 @@ def attempt() -> Iterator[None]:
     except Exception as error:
         print(f"Not right yet: {type(error).__name__}: {error}")
     else:
-        attempt.passed = True
+        passed = True
         print("Right!")
-    if "NBGRADER_EXECUTION" in os.environ and not attempt.passed:
+    if "NBGRADER_EXECUTION" in os.environ and not passed:
         raise AssertionError("this exercise is not solved yet")
 
 
-WORDS = ("background", "cat", "person", "cup")  # the classes in the four free photographs
-# What is in the other three, and its outline: columns and rows, in turns, some of them beyond the picture's edge.
-OUTLINES = {
-    "grace_hopper": (
-        "person",
-        *(18, 489, 20, 400, 28, 325, 60, 302, 120, 275, 155, 252, 150, 235, 133, 215, 125, 180, 123, 145, 127, 130, 120, 120),
-        *(122, 85, 145, 65, 150, 45, 180, 22, 205, 15, 235, 22, 262, 45, 280, 68, 298, 80, 298, 115, 288, 130, 300, 150),
-        *(293, 185, 280, 240, 262, 250, 300, 272, 375, 302, 400, 322, 419, 345, 419, 489),
-    ),
-    "astronaut": (
-        "person",
-        *(28, 489, 32, 420, 22, 370, 30, 310, 40, 265, 70, 230, 105, 205, 108, 170, 125, 150, 160, 140, 172, 138, 165, 115),
-        *(148, 100, 145, 65, 165, 35, 205, 17, 240, 17, 270, 40, 284, 75, 280, 110, 262, 125, 250, 140, 250, 162, 275, 180),
-        *(292, 215, 300, 238, 330, 258, 344, 290, 350, 322, 400, 330, 440, 360, 462, 410, 468, 440, 489, 455, 489, 489),
-    ),
-    "coffee": (
-        "cup",
-        *(62, 168, 76, 120, 105, 88, 137, 72, 150, 45, 185, 22, 230, 14, 275, 22, 312, 45, 328, 78, 333, 56, 340, 58, 336, 84),
-        *(362, 112, 380, 150, 383, 190, 368, 230, 335, 268, 290, 295, 235, 307, 170, 303, 115, 283, 78, 245, 63, 205),
-    ),
-}
+STATES = {"Right!": "right", "Not right yet": "not right yet", "Not solved yet": "not solved yet"}
 
 
-def labelled(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A free photograph, (H, W, 3) uint8, and its label (H, W) uint8: places in WORDS, and 255 along the outline."""
-    if name == "chelsea":
-        label = photograph_label()
-        return photograph(), np.where(label == CAT, WORDS.index("cat"), label).astype(np.uint8)
-    image, (word, *outline) = read_image(PHOTOGRAPHS / f"{name}.jpg"), OUTLINES[name]
-    label = Image.new("L", image.shape[1::-1])
-    draw = ImageDraw.Draw(label)
-    draw.polygon(outline, fill=WORDS.index(word))
-    draw.line([*outline, *outline[:2]], fill=IGNORE, width=5, joint="curve")
-    return image, np.array(label)
+def exercises(notebook: Path) -> list[tuple[str, str]]:
+    """Title and state of each exercise of a notebook: what its check printed when the notebook was last saved."""
+    found, title = [], ""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if heading := re.search(r"^### Exercise \d+: (.*)$", source, flags=re.MULTILINE):
+            title = heading[1]
+        if "check" in cell["metadata"].get("tags", []):
+            printed = "".join("".join(output.get("text", [])) for output in cell["outputs"])
+            found.append((title, next((state for words, state in STATES.items() if words in printed), "not run")))
+    return found
 
 
-def paint(labels: np.ndarray) -> np.ndarray:
-    """Labels (..., H, W) in colours (..., H, W, 3): background dark, cat orange, person blue, cup green, 255 white."""
-    colours = np.full((256, 3), 255, np.uint8)
-    colours[: len(WORDS)] = (40, 40, 40), (230, 159, 0), (0, 114, 178), (0, 158, 115)
-    return colours[labels]
+def progress(folder: str | Path = ".") -> None:
+    """Print a table of all exercises of the notebooks in a folder."""
+    solved = total = 0
+    for notebook in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb")):
+        found = exercises(notebook)
+        right = sum(state == "right" for _, state in found)
+        solved, total = solved + right, total + len(found)
+        print(f"{notebook.stem}: {right} of {len(found)}")
+        for title, state in found:
+            print(f"  {'[x]' if state == 'right' else '[ ]'} {title:50} {state}")
+    print(f"{solved} of {total} exercises are solved")
+
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:] or ["."]:
+        if len(sys.argv) > 2:
+            print(f"== {folder}")
+        progress(folder)
