@@ -266,11 +266,12 @@ def growth(found: Iterable[Record]) -> list[Record]:
 
 
 def plot(found: Sequence[Record], path: Path) -> None:
-    """Draw time and memory per pixel over the image's side, and the ratios of times, as far as they were measured."""
+    """Draw time and memory per pixel over the image's side, and ratios of times of whole nets, as far as they were measured."""
     from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
 
     grown = growth(found)
-    compared = [r for r in found if r["contender"] == TINYFCN and len(r["time_ratio"]) > 1]
+    nets = [r for r in found if r.get("task") not in LAYER_TASKS]
+    compared = [r for r in nets if r["contender"] == TINYFCN and len(r["time_ratio"]) > 1]
     others = [other for other in FORWARD if other in NEEDS and any(other in r["time_ratio"] for r in compared)]
     bar = 0.8 / max(len(others), 1)
     heights = [3.6] * bool(grown) + [1.6 + 0.15 * max(len(others), 2) * len(compared)] * bool(others)
