@@ -154,10 +154,10 @@ assert took["loops, as in notebook 2"] > 1000 * end
 
 # %% [markdown]
 # The first program's picture is not quite empty, but what it has would not fill a row. It is the seven loops of
-# [Convolution](02_convolution.ipynb), and it would go on for half an hour. The second builds the matrix of columns that you
-# know from there. The third and the fourth never have more than a few rows of it at a time.
+# [Convolution](02_convolution.ipynb), and it would go on for the better part of an hour. The second builds the matrix of
+# columns that you know from there. The third and the fourth never have more than a few rows of it at a time.
 #
-# None of them saves a single multiplication. So what is it that takes half an hour in one of them and a tenth of a second in
+# None of them saves a single multiplication. So what is it that takes an hour in one of them and a tenth of a second in
 # another, if it is not the arithmetic? And how do you find out, for a layer or for a whole training step, what takes the
 # time, before you try to make it faster?
 #
