@@ -121,6 +121,7 @@ def test_full_has_everything_once():
 def record(contender, seconds, ratio, work="FCN-8s forward, 1x3x500x500, width 1"):
     return {
         "work": work,
+        "task": "forward",
         "shape": (1, 3, 500, 500),
         "contender": contender,
         "median_seconds": seconds,

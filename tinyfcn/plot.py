@@ -172,10 +172,10 @@ def add_legend(figure: Any, present: Sequence[int], classes: Sequence[str], own:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save(figure: Any, path: str | Path) -> None:
+def save(figure: Any, path: str | Path, dpi: int = 100) -> None:
     with warnings.catch_warnings(), replacing(Path(path)) as partial:
         warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks
-        figure.savefig(partial, dpi=100, format="png")
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def _series(rows: list[Row], name: str) -> tuple[list[int], list[float]]:

@@ -6,7 +6,7 @@ import pytest
 from devices import get, put
 
 from tinyfcn.backend import empty_hwnc, hwnc
-from tinyfcn.ops import conv, kernels, tiles, winograd
+from tinyfcn.ops import activation, conv, kernels, tiles, winograd
 from tinyfcn.ops.conv import Geometry
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda t: t.__name__)
@@ -106,7 +106,7 @@ def test_a_gate():
     dy, y, found = draw(6, 5), draw(6, 5, seed=1), put(np.empty((6, 5)))
     kernels.gated(put(dy), put(y), found)
     expected = np.empty_like(dy)
-    conv.gated(dy, y, expected)
+    activation.gated(dy, y, expected)
     np.testing.assert_array_equal(get(found), expected)
     np.testing.assert_array_equal(expected, np.where(y > 0, dy, 0))
 

@@ -42,7 +42,7 @@ from tinyfcn.bench.contenders import (
 from tinyfcn.bench.cost import map_sizes
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.errors import InputError
-from tinyfcn.files import check_free, replacing, write_json
+from tinyfcn.files import check_free, write_json
 from tinyfcn.models.parts import BORDER
 from tinyfcn.models.vgg import VGG
 from tinyfcn.report import device_line, open_device
@@ -269,8 +269,10 @@ def plot(found: Sequence[Record], path: Path) -> None:
     """Draw time and memory per pixel over the image's side, and ratios of times of whole nets, as far as they were measured."""
     from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
 
+    from tinyfcn.plot import save
+
     grown = growth(found)
-    nets = [r for r in found if r.get("task") not in LAYER_TASKS]
+    nets = [r for r in found if r["task"] not in LAYER_TASKS]
     compared = [r for r in nets if r["contender"] == TINYFCN and len(r["time_ratio"]) > 1]
     others = [other for other in FORWARD if other in NEEDS and any(other in r["time_ratio"] for r in compared)]
     bar = 0.8 / max(len(others), 1)
@@ -299,8 +301,7 @@ def plot(found: Sequence[Record], path: Path) -> None:
         axis.set(xlabel="ratio of times (below 1: tinyfcn is faster)", ylim=(len(compared) - 0.4, -0.6))
         axis.grid(alpha=0.3, axis="x")
         axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+    save(figure, path, dpi=120)
 
 
 def _colour(name: str) -> str:

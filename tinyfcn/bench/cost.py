@@ -196,7 +196,7 @@ def forward(layer: Layer, threads: int) -> Cost:
         return (x + y) * TRAFFIC + 8 * y * PASSES
     if layer.way is winograd:
         count = _tiles(layer.outputs)
-        apart = threads if 2 * count < d else 1  # who transforms the same patches
+        apart = threads if winograd.share_filters(count, d) else 1  # who transforms the same patches
         blocks = len(_blocks(layer, layer.outputs, threads // apart))
         every_tile = apart * c * PATCH_6 + c * d * TILE + d * (OUTPUT + 32 * layer.relu * PASSES)
         return count * every_tile + c * d * (KERNEL + blocks * BLOCK)
@@ -213,7 +213,7 @@ def backward(layer: Layer, threads: int, need_dx: bool = True) -> Cost:
     gate = y * (TRAFFIC + PASSES + layer.relu * (2 * TRAFFIC + 0.5 * PASSES))
     if layer.way is winograd:
         count = _tiles(layer.inputs)
-        apart = threads if 64 * count < c * d else 1
+        apart = threads if winograd.share_channels(count, c, d) else 1
         blocks = len(_blocks(layer, layer.inputs, threads // apart))
         dw = count * (apart * d * PATCH_6 + c * PATCH_4 + c * d * TILE)
         dw += c * d * (648 * TRANSFORMS + (36 + 4 * 36 * (blocks - 1) + 45) * TRAFFIC)

@@ -16,7 +16,6 @@ from tinyfcn.bench import cost
 from tinyfcn.bench.contenders import CLASSES, OPTIMISERS, TINYFCN, Work
 from tinyfcn.bench.cost import Machine
 from tinyfcn.bench.timing import Measurement, answers, measure
-from tinyfcn.files import replacing
 from tinyfcn.models import FCN8s
 from tinyfcn.ops.tiles import BLOCK_BYTES
 
@@ -141,6 +140,8 @@ def plot(found: Iterable[Record], path: Path) -> None:
     """Draw time and memory over each axis, measured and by the model."""
     from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
 
+    from tinyfcn.plot import save
+
     rows = {r["work"]: r for r in found}
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     values: dict[str, Callable[[Work], Any]] = {
@@ -171,8 +172,7 @@ def plot(found: Iterable[Record], path: Path) -> None:
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     figure.suptitle("measured (dots) and by the model (lines)", fontsize=10)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120, format="png")
+    save(figure, path, dpi=120)
 
 
 def apart(found: Iterable[Record]) -> list[Record]:

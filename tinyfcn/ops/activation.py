@@ -34,8 +34,13 @@ def relu_backward(dy: Array, cache: Array) -> Array:
     """
     xp = _check.gradient("relu_backward", dy, cache.shape, cache)
     dx = xp.empty_like(dy)
-    in_pieces(lambda dx, dy, y: xp.multiply(dy, y > 0, out=dx), dx, dy, cache)
+    in_pieces(gated, dy, cache, dx)
     return dx
+
+
+def gated(dy: Array, y: Array, out: Array) -> None:
+    """Write dy, 0 wherever y is not positive, into out."""
+    array_module(dy).multiply(dy, y > 0, out=out)
 
 
 def dropout_forward(x: Array, rate: float, rng: Any) -> tuple[Array, DropoutCache]:

@@ -138,8 +138,3 @@ def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
         outputs += bias
     if relu:
         array_module(outputs).maximum(outputs, 0, out=outputs)
-
-
-def gated(dy: Array, y: Array, out: Array) -> None:
-    """Write dy, 0 wherever y is not positive, into out: the gradient before a ReLU."""
-    array_module(dy).multiply(dy, y > 0, out=out)

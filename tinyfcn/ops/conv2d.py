@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyfcn.backend import Array, array_module, convolution_setting, empty_hwnc
-from tinyfcn.ops import _check, columns, conv, kernels, taps, winograd
+from tinyfcn.ops import _check, activation, columns, conv, kernels, taps, winograd
 from tinyfcn.ops.conv import Geometry, as_matrix
 from tinyfcn.parallel import at_once, bands, map_shares
 
@@ -114,7 +114,7 @@ def _at_outputs(dy: Array, y: Array | None) -> tuple[Array, Array]:
     """Return dy, 0 wherever the y of a ReLU is, and db, its sum over images, rows and columns, with one look at each entry."""
     xp = array_module(dy)
     before = dy if y is None else empty_hwnc(xp, dy.shape, dy.dtype)
-    gated = conv.gated if xp is np else kernels.gated
+    gated = activation.gated if xp is np else kernels.gated
 
     def work(share: Sequence[slice]) -> list[Array]:
         return [of_rows(rows) for rows in share]

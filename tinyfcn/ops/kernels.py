@@ -246,7 +246,7 @@ def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
 
 
 def gated(dy: Array, y: Array, out: Array) -> None:
-    """Write dy, 0 wherever y is not positive, into out: `tinyfcn.ops.conv.gated`."""
+    """Write dy, 0 wherever y is not positive, into out: `tinyfcn.ops.activation.gated`."""
     _kernel("gated", "T dy, T y", "T out", "out = y > 0 ? dy : T(0);")(dy, y, out)
 
 

@@ -127,8 +127,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     c_out, c_in = weight.shape[:2]
     a_t, b_t, _ = matrices(xp, x.dtype)
     u = kernel_spectra(weight)  # (36, C_in, C_out)
-    # Threads share the blocks. Where tiles are few, reading all kernels takes longer; there, threads share the filters.
-    few = 2 * tiles.count(len(y), y.shape[2:]) < c_out
+    few = share_filters(tiles.count(len(y), y.shape[2:]), c_out)
     threads = workers(xp, y[:, 0].size * weight.size)
     blocks = tiles.blocks(y, max(c_in, c_out), 1 if few else threads)
     pieces = list(product(blocks, split_evenly(c_out, threads if few else 1)))
@@ -154,9 +153,7 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
     padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
     a_t, b_t, both = matrices(xp, x.dtype)
     u: Array = None if dx is None else kernel_spectra(weight[:, :, ::-1, ::-1].swapaxes(0, 1))  # (36, C_out, C_in)
-    # Threads share the blocks of a large map, each with a sum dU of its own. With many channels on a small map these sums would
-    # be the larger part of the memory; there, threads share the input channels.
-    small = 64 * tiles.count(len(x), x.shape[2:]) < c_out * c_in
+    small = share_channels(tiles.count(len(x), x.shape[2:]), c_in, c_out)
     threads = workers(xp, dy[:, 0].size * weight.size)
     blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else threads)
     if not blocks:  # no images
@@ -189,6 +186,17 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
 
     found = map_shares(xp, work, pieces, threads)
     return xp.concatenate(found, axis=1) if small else functools.reduce(xp.add, found)
+
+
+def share_filters(count: int, c_out: int) -> bool:
+    """Whether threads share the filters, forward, and not the blocks: tiles are so few that reading all kernels takes longer."""
+    return 2 * count < c_out
+
+
+def share_channels(count: int, c_in: int, c_out: int) -> bool:
+    """Whether threads share the input channels, backward, and not the blocks, for which each needs a sum dU of its own: where
+    channels are many and tiles few, these sums would be the larger part of the memory."""
+    return 64 * count < c_out * c_in
 
 
 def kernel_spectra(weight: Array) -> Array:
