@@ -714,7 +714,7 @@ print(
 a_step = 1e3 * camvid["seconds"] / camvid["options"]["steps"]
 print(f"CamVid: {a_step:.0f} ms a step, reading and evaluating included")
 here, there = (recorded(name)["options"] for name in ("shapes-8s", "h100-shapes-8s"))
-assert waiting > 0.9 and there.items() <= here.items()  # the later version has more options, left alone
+assert waiting > 0.9 and there.items() <= here.items()  # later versions have more options
 
 # %% [markdown]
 # <details><summary>What the table says</summary>
