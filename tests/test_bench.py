@@ -12,7 +12,7 @@ import pytest
 from tinyfcn import command, ops, parallel
 from tinyfcn.backend import by_pixels
 from tinyfcn.bench import __main__ as bench
-from tinyfcn.bench import contenders, cost, profiling, scaling, timing
+from tinyfcn.bench import contenders, cost, pictures, profiling, scaling, tables, timing, works
 from tinyfcn.bench.contenders import (
     CHANNELS_LAST,
     CLASSES,
@@ -105,15 +105,15 @@ def test_map_sizes_are_those_of_a_forward_pass(monkeypatch):
 
 
 def test_layers_are_those_of_vgg16_once_each():
-    works = bench.layers()
-    assert len(works) == 9 * 3 - 1  # of 13 layers, 4 have the shape of another; conv1_1 has no input gradient
-    assert sum(w.title.startswith("conv1_1") for w in works) == 2
-    assert len({w.title for w in works}) == len(works)
+    found = works.layers()
+    assert len(found) == 9 * 3 - 1  # of 13 layers, 4 have the shape of another; conv1_1 has no input gradient
+    assert sum(w.title.startswith("conv1_1") for w in found) == 2
+    assert len({w.title for w in found}) == len(found)
 
 
 def test_full_has_everything_once():
     options = bench.parser().parse_args(["--full"])
-    titles = [work.title for work in bench.works(options)]
+    titles = [work.title for work in bench.chosen(options)]
     assert len(set(titles)) == len(titles) == 4 + 26 + 3
     assert max(map(len, titles)) <= 47
 
@@ -136,32 +136,32 @@ def record(contender, seconds, ratio, work="FCN-8s forward, 1x3x500x500, width 1
 def test_a_row_says_what_tinyfcn_takes_of_a_contender_s_time():
     ours, theirs = record(TINYFCN, 1.25, {TINYFCN: 1, TORCH: 0.625}), record(TORCH, 2, {TINYFCN: 1.6, TORCH: 1})
     cells = ["FCN-8s forward, 1x3x500x500, width 1", "tinyfcn", "1,250.0 ms", "290", "123 %", "1,234 MB", "1.00"]
-    row, heading = bench.line(bench.TABLE, ours), bench.line(bench.TABLE)
+    row, heading = tables.line(tables.TABLE, ours), tables.line(tables.TABLE)
     assert [cell.strip() for cell in row.split("  ") if cell.strip()] == cells
     assert len(row) == len(heading) <= 130
     assert row.index("1,250.0 ms") + len("1,250.0 ms") == heading.index("time") + len("time")
-    other = bench.line(bench.TABLE, theirs)
+    other = tables.line(tables.TABLE, theirs)
     assert not other.startswith("FCN") and other.endswith("0.62") and heading.endswith("tinyfcn / it")
 
 
 def test_growth_is_per_pixel():
     row = record(TINYFCN, 1.25, {})
-    assert bench.time_per_pixel(row) == pytest.approx(5)
-    assert bench.memory_per_pixel(row) == pytest.approx(1)
-    assert "5.00 us" in bench.line(bench.GROWTH, row) and "1.00 kB" in bench.line(bench.GROWTH, row)
-    assert bench.growth([row, record(TINYFCN, 1.25, {}, "something else")]) == [row]
+    assert tables.time_per_pixel(row) == pytest.approx(5)
+    assert tables.memory_per_pixel(row) == pytest.approx(1)
+    assert "5.00 us" in tables.line(tables.GROWTH, row) and "1.00 kB" in tables.line(tables.GROWTH, row)
+    assert tables.growth([row, record(TINYFCN, 1.25, {}, "something else")]) == [row]
 
 
 def test_picture(tmp_path):
     ratios = {TINYFCN: 1, TORCH: 0.5, ONNX: 0.7}
     found = [
-        record(name, 2, ratios, work=bench.forward(side).title)
-        for side in bench.SIDES
+        record(name, 2, ratios, work=works.forward(side).title)
+        for side in works.SIDES
         for name in (TINYFCN, COLUMNS, TORCH, ONNX)
     ]
-    bench.plot(found, tmp_path / "all.png")
-    bench.plot(found[:1], tmp_path / "one.png")
-    bench.plot([record(TINYFCN, 2, {TINYFCN: 1, TORCH: 0.5}, "a layer")], tmp_path / "ratios.png")
+    pictures.draw(found, tmp_path / "all.png")
+    pictures.draw(found[:1], tmp_path / "one.png")
+    pictures.draw([record(TINYFCN, 2, {TINYFCN: 1, TORCH: 0.5}, "a layer")], tmp_path / "ratios.png")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
 
 
@@ -195,7 +195,7 @@ def test_a_picture_of_nothing_gives_one_line(call, no_others, tmp_path):
 
 def test_a_contender_that_fails_gives_one_line(call, quick, monkeypatch):
     broken = Work("broken work", "step", (TINYFCN,), (1, 4, 20, 20), 1 / 32)
-    monkeypatch.setattr(bench, "works", lambda options: [broken])
+    monkeypatch.setattr(bench, "chosen", lambda options: [broken])
     status, _, err = call("--repeats", 1)
     last = err.splitlines()[-1]  # after the progress bar
     assert status == 2 and "Traceback" not in err
@@ -222,11 +222,11 @@ def test_no_process_is_left():
 
 
 def test_the_gradients_timed_are_those_of_the_convolution():
-    works = {task: small(task, (TINYFCN,)) for task in LAYER_TASKS}
-    x, weight, bias, dy = contenders.layer_arrays(works["layer"])
+    by_task = {task: small(task, (TINYFCN,)) for task in LAYER_TASKS}
+    x, weight, bias, dy = contenders.layer_arrays(by_task["layer"])
     y, cache = ops.conv2d_forward(x, weight, bias, padding=1)
     dx, dweight, _ = ops.conv2d_backward(dy, cache)
-    found = [contenders.layer(works[task]).run() for task in LAYER_TASKS]
+    found = [contenders.layer(by_task[task]).run() for task in LAYER_TASKS]
     for (array, expected), position in zip(zip(found, (y, dx, dweight), strict=True), (0, 0, 1), strict=True):
         np.testing.assert_allclose(array[position], expected, rtol=0, atol=1e-4 * abs(expected).max())
 
@@ -300,12 +300,12 @@ def test_who_takes_part(monkeypatch, capfd, tmp_path):
     monkeypatch.setenv("CXX", sys.executable)
 
     def names(pattern=None, device="cpu", work=None):
-        (entered,) = bench.entered([work or bench.forward(500)], device, pattern and re.compile(pattern))
+        (entered,) = bench.entered([work or works.forward(500)], device, pattern and re.compile(pattern))
         return set(entered.contenders[1:]) if entered.contenders[0] == TINYFCN else None
 
     assert names() == {COLUMNS, TORCH, CHANNELS_LAST, OPENVINO}
     assert names(device="gpu") == {COLUMNS, TORCH, TF32}
-    assert names(work=bench.fine_tuning()) == {TORCH}
+    assert names(work=works.fine_tuning()) == {TORCH}
     assert names("nobody") == set() and not capfd.readouterr().err
     assert names("bf16|compiled") == {COMPILED}
     reason = "the processor has no bf16 instructions, and would emulate them"
@@ -548,7 +548,7 @@ def test_profile_command(call, tmp_path):
 
 def test_only_what_a_pattern_finds(monkeypatch):
     def chosen(*arguments):
-        return [work.title for work in bench.works(bench.parser().parse_args(arguments))]
+        return [work.title for work in bench.chosen(bench.parser().parse_args(arguments))]
 
     assert chosen("--full", "--only", "fine|8x3") == [
         "FCN-8s training, 8x3x128x128, width 0.25, same",

@@ -37,7 +37,7 @@ Where there are few tiles, threads share the channels, and each of them transfor
                                 backward 2 c and 2 d copied, 4 c added
     columns and taps            bias 2 d P, ReLU 2 d P                                   x, y, weights 3 times
     gate, gradient of biases    1.5 for each entry of y; without a ReLU 1                dy; y, and the gated dy
-    pooling                     2 for each output and tap; backward 4                    x, y; backward dx twice
+    pooling                     2 for each output and tap; backward 4                    x, y; backward dx, dy too
     loss                        10, of which exp takes six                               in upsampling's: scores written and read,
                                                                                          and their gradient
     update                      10 for momentum, 24 for Adam                             3, and 2 for each moment
@@ -209,7 +209,7 @@ def forward(layer: Layer, threads: int) -> Cost:
 def backward(layer: Layer, threads: int, need_dx: bool = True) -> Cost:
     c, d, x, y = layer.sizes
     if not layer.kernel:
-        return (3 * x + 2 * y) * TRAFFIC + 16 * y * PASSES
+        return 2 * (x + y) * TRAFFIC + 16 * y * PASSES
     gate = y * (TRAFFIC + PASSES + layer.relu * (2 * TRAFFIC + 0.5 * PASSES))
     if layer.way is winograd:
         count = _tiles(layer.inputs)

@@ -6,7 +6,6 @@ One axis at a time, around one point: on two quiet cores the whole takes six to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tinyfcn.backend import thread_count
 from tinyfcn.bench import cost
 from tinyfcn.bench.contenders import CLASSES, OPTIMISERS, TINYFCN, Work
 from tinyfcn.bench.cost import Machine
+from tinyfcn.bench.tables import Record
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.models import FCN8s
 from tinyfcn.ops.tiles import BLOCK_BYTES
@@ -27,8 +27,6 @@ NOTHING = (1, 3, 1, 1), 1 / 512  # batch and width with which there is next to n
 TASKS = ("forward", "step")
 SIZES = {"product": 4096, "transform": 1 << 11, "block copy": BLOCK_BYTES // 4, "copy": 1 << 26}  # of what measures the machine
 APART = 1.5
-
-Record = dict[str, Any]
 
 
 class Fixed(NamedTuple):
@@ -134,45 +132,6 @@ COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
 
 def line(row: Record | None = None) -> str:
     return " ".join(f"{text(row) if row else heading:{how}}" for heading, how, text in COLUMNS).rstrip()
-
-
-def plot(found: Iterable[Record], path: Path) -> None:
-    """Draw time and memory over each axis, measured and by the model."""
-    from matplotlib.figure import Figure  # late: what this process holds counts as the children's memory
-
-    from tinyfcn.plot import save
-
-    rows = {r["work"]: r for r in found}
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    values: dict[str, Callable[[Work], Any]] = {
-        "side": lambda w: w.shape[2],
-        "images": lambda w: w.shape[0],
-        "width": lambda w: w.width,
-    }
-    labels = {"side": "image side (pixels)", "images": "images", "width": "width"}
-    panels = figure.subplots(2, 3, sharex="col", sharey="row")
-    kinds = sorted({(r["task"], r["threads"]) for r in rows.values()})
-    for column, (axis, works) in enumerate(axes().items()):
-        some = [work for work in works if work.title in rows]
-        for k, (task, threads) in enumerate(kinds):
-            curve = [w for w in some if (w.task, w.threads) == (task, threads)]
-            for panel, kind, unit in zip(panels[:, column], ("seconds", "memory"), (1, 1e-6), strict=True):
-                x, key = [values[axis](w) for w in curve], "median_seconds" if kind == "seconds" else "peak_memory"
-                measured, model = ([rows[w.title][name] * unit for w in curve] for name in (key, f"model_{kind}"))
-                panel.plot(x, model, color=f"C{k}", linewidth=1)
-                label = f"{'training step' if task == 'step' else task}, {threads} thread{'s' * (threads > 1)}"
-                panel.plot(x, measured, "o", color=f"C{k}", label=label, markersize=4)
-        panels[1, column].set(xlabel=labels[axis], xscale="log")
-        ticks = sorted({values[axis](w) for w in works})
-        panels[1, column].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        panels[1, column].minorticks_off()
-    panels[0, 0].set(ylabel="seconds", yscale="log")
-    panels[0, 0].legend(frameon=False, fontsize=8)
-    panels[1, 0].set(ylabel="memory (MB)", yscale="log")
-    for panel in panels.flat:
-        panel.grid(alpha=0.3)
-    figure.suptitle("measured (dots) and by the model (lines)", fontsize=10)
-    save(figure, path, dpi=120)
 
 
 def apart(found: Iterable[Record]) -> list[Record]:
