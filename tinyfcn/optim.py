@@ -176,4 +176,4 @@ def _in_chunks(change: Callable[..., None], param: Array, gradient: Array, *mome
     """
     if not (param.flags.c_contiguous or (param.ndim == 4 and hwnc(param).flags.c_contiguous)):
         raise ValueError(f"a parameter of shape {param.shape} is not contiguous: it cannot be updated in place")
-    in_pieces(change, param, match_layout(param, gradient), *moments)
+    in_pieces(lambda w, g, *kept: change(w, match_layout(w, g), *kept), param, gradient, *moments)

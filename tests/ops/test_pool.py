@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference
+from convolutions import poison
 from devices import ON_CPU, ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,8 @@ def agree_with_reference(x, kernel, **options):
         pytest.param((20, 20), 17, {"stride": 2}, id="more taps than a byte counts"),
     ],
 )
-def test_values_and_gradients_equal_the_loops(size, kernel, options, ceil_mode):
+def test_values_and_gradients_equal_the_loops(monkeypatch, size, kernel, options, ceil_mode):
+    poison(monkeypatch)
     agree_with_reference(draw(2, 3, *size), kernel, ceil_mode=ceil_mode, **options)
 
 
@@ -184,6 +186,7 @@ def test_threads_never_add_to_the_same_input(monkeypatch, kernel, options):
     dy = abs(draw(*y.shape)) + 1
     expected = ops.max_pool2d_backward(dy, cache)
     monkeypatch.setattr(pool, "zeros_hwnc", remember)
+    monkeypatch.setattr(pool, "empty_hwnc", remember)
     monkeypatch.setattr(pool, "map_queue", one_by_one)
     np.testing.assert_array_equal(ops.max_pool2d_backward(dy, cache), expected)
     assert len(arrays) == 1

@@ -134,7 +134,8 @@ def as_matrix(a: Array, window: slice | tuple[slice, slice] = slice(None)) -> Ar
 
 def add_bias(outputs: Array, bias: Array | None, relu: bool) -> None:
     """Add bias (C,) to outputs (..., C), and take max(y, 0) if `relu`, in place."""
+    xp = array_module(outputs)
     if bias is not None:
         outputs += bias
-    if relu:
-        array_module(outputs).maximum(outputs, 0, out=outputs)
+    if relu:  # of two arrays, not of an array and a number, NumPy takes the maximum with vector instructions
+        xp.maximum(outputs, xp.zeros(outputs.shape[1:], outputs.dtype), out=outputs)

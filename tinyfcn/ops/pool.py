@@ -107,10 +107,11 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     xp = _check.gradient("max_pool2d_backward", dy, y.shape, x)
     if xp is not np:
         return kernels.max_pool_backward(dy, x, y, kernel, stride, padding)
-    dx = zeros_hwnc(xp, x.shape, dy.dtype)
-    source, target = hwnc(x), hwnc(dx)
-
     apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # windows share no inputs
+    ends = (n * s - p for n, s, p in zip(y.shape[2:], stride, padding, strict=True))
+    covered = stride == kernel and all(end >= size for end, size in zip(ends, x.shape[2:], strict=True))  # no input is left out
+    dx = (empty_hwnc if covered else zeros_hwnc)(xp, x.shape, dy.dtype)
+    source, target = hwnc(x), hwnc(dx)
 
     def work(todo: Iterable[slice]) -> None:
         for rows in todo:

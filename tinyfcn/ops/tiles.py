@@ -18,6 +18,7 @@ import numpy as np
 from tinyfcn.backend import Array, array_module, hwnc
 from tinyfcn.ops import kernels
 from tinyfcn.ops._windows import inside
+from tinyfcn.ops.conv import add_bias
 from tinyfcn.parallel import at_once, bands, split_evenly
 
 TILE = 4  # outputs along a tile's side
@@ -100,8 +101,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
     _along_first_axis(a_t, m, half)
     tiles = next(buffers)(TILE, high * TILE, wide, n, channels)  # (column in tile, row, tile column, N, C)
     np.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
-    if relu:
-        np.maximum(tiles, 0, out=tiles)
+    add_bias(tiles.reshape(TILE * high * TILE, -1), None, relu)  # which was added to m
     down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
     here = hwnc(y)[down, across]
     for column in range(min(TILE, here.shape[1])):
