@@ -28,10 +28,14 @@ SHARED_BYTES = 1 << 18  # weights from which on it is worth waking threads up to
 
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and columns, for each output; weights; a call."""
-    outputs, (c_out, c_in, kh, kw) = len(x) * prod(size), weight.shape
     a_weight = 150 if weight.flags.c_contiguous else 260  # where it must be copied
-    found: float = kh * kw * c_in * (outputs * (1.6 * c_out + 300) + a_weight * c_out) + 20e6
-    return found
+    return _work(len(x) * prod(size), weight.shape) + float(a_weight * weight.size) + 20e6
+
+
+def _work(outputs: int, weight_shape: tuple[int, ...]) -> float:
+    """Products and columns for so many output pixels."""
+    c_out, *seen = weight_shape
+    return outputs * prod(seen) * (1.6 * c_out + 300)
 
 
 def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array | None = None, relu: bool = False) -> None:
@@ -53,7 +57,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
                 xp.matmul(columns.T, w[filters].T, out=outputs)
             how.add_bias(outputs, None if bias is None else bias[filters], relu)
 
-    threads = workers(xp, y[:, 0].size * w.size)
+    threads = workers(xp, _work(y[:, 0].size, weight.shape))
     pieces = _bands(xp, w.shape[1] * x.itemsize, y.shape)
     few = len(pieces) < threads and w.nbytes > SHARED_BYTES  # as for fc6: threads then share the filters
     map_queue(xp, work, list(product(pieces, split_evenly(len(w), threads if few else 1))), threads)
@@ -74,20 +78,22 @@ def input_gradient(dy: Array, weight: Array, geometry: Geometry, dx: Array) -> N
     xp = array_module(dy, weight)
     how = conv if xp is np else kernels
     w = weight.reshape(len(weight), -1)  # (C_out, C_in k_h k_w)
-    if xp is not np and geometry == POINTWISE:  # nothing to add up
-        xp.matmul(as_matrix(dy), w, out=as_matrix(dx))
-        return
     taps = geometry.kernel[0] * geometry.kernel[1]
 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
-            dx[:, channels] = 0
             block = w[:, channels.start * taps : channels.stop * taps]
+            if geometry != POINTWISE:
+                dx[:, channels] = 0
             for rows in _bands(xp, block.shape[1] * dy.itemsize, dy.shape):
-                columns = block.T @ as_matrix(dy, rows).T  # (c k_h k_w, rows W_out N)
-                how.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
+                outputs = as_matrix(dy, rows)  # (rows W_out N, C_out)
+                if geometry == POINTWISE:  # nothing to add up
+                    xp.matmul(outputs, block, out=as_matrix(dx, rows)[:, channels])
+                else:
+                    columns = block.T @ outputs.T  # (c k_h k_w, rows W_out N)
+                    how.col2im(columns, dx[:, channels], geometry, rows, dy.shape[3])
 
-    threads = workers(xp, dy[:, 0].size * w.size)
+    threads = workers(xp, _work(dy[:, 0].size, weight.shape))
     map_shares(xp, work, _channel_blocks(xp, weight.shape, dy.itemsize, threads), threads)
 
 
@@ -101,7 +107,7 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
     taps = geometry.kernel[0] * geometry.kernel[1]
     depth = weight_shape[1] * taps
     every_band = _bands(xp, depth * dy.itemsize, dy.shape)
-    threads = workers(xp, dy.size * depth)
+    threads = workers(xp, _work(dy[:, 0].size, weight_shape))
     share_bands = weight_shape[0] * depth * dy.itemsize <= SHARED_BYTES
     if share_bands:
         shares = split_evenly(len(every_band), threads)
