@@ -118,7 +118,7 @@ def test_every_default_is_of_its_kind_and_comes_back_from_json():
         ({"losses": (1.0, 1.5)}, "losses must be a sum and a whole number"),
         ({"losses": (math.nan, 1)}, "losses must be a sum"),
         ({"best": 1.1}, "best must be a number, at least -1 and at most 1, or null, got 1.1"),
-        ({"padding": "same"}, "padding and learn_upsampling must be there both"),
+        ({"padding": "same"}, "padding and learn_upsampling belong together"),
         ({"padding": "same", "learn_upsampling": "none", "num_classes": 256}, "num_classes must be at most 255 .*, got 256"),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_was_edited_is_one_line(run, call):
         (moment, -1 - tensors[moment], "it holds numbers that no moment can have"),
         ("optimiser.conv9_9.weight.v", tensors[moment], "it is none of Adam's moments of what is learned"),
         ("fc6.weight", tensors["fc6.weight"].astype(np.int32), "fc6.weight has the type int32"),
-        ("fc6.weight", tensors["fc6.weight"] * np.inf, "fc6.weight holds numbers that are infinite or none"),
+        ("fc6.weight", tensors["fc6.weight"] * np.inf, "fc6.weight holds values that are infinite or NaN"),
     ]:
         describe(path, tensors | {name: wrong}, before)
         line = told(call(train, "--resume", run, "--steps", 3))

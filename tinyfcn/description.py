@@ -82,7 +82,7 @@ class Description:
     def __post_init__(self) -> None:
         values.check(self)
         if (self.padding is None) != (self.learn_upsampling is None):
-            raise InputError("padding and learn_upsampling must be there both, as in FCNs, or neither")
+            raise InputError("padding and learn_upsampling belong together: give both, as for an FCN, or neither")
         if self.padding is not None and self.num_classes > MOST_CLASSES:
             raise InputError(f"num_classes must be at most {MOST_CLASSES} where pixels are labelled, got {self.num_classes}")
         for name, what in (("classes", "names"), ("colours", "colours")):

@@ -135,7 +135,7 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
 def check_finite(values: np.ndarray, name: str, source: str | Path) -> None:
     """Raise InputError where a parameter from `source` is not finite."""
     if not np.isfinite(values).all():
-        raise InputError(f"{source}: {name} holds numbers that are infinite or none: its training must have diverged")
+        raise InputError(f"{source}: {name} holds values that are infinite or NaN: its training must have diverged")
 
 
 def fit(

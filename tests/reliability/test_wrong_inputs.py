@@ -466,7 +466,7 @@ RUNS = [
         (lambda path: shutil.copy("vgg.npz", path), ""),
         (lambda path: shutil.copy("photo.jpg", path), ""),
     ]),
-    *((line, {file: parameter("fc6.weight", float(value))}, f"{file}: fc6.weight holds numbers that are infinite or none")
+    *((line, {file: parameter("fc6.weight", float(value))}, f"{file}: fc6.weight holds values that are infinite or NaN")
       for line, file in (*CHECKPOINTS, (f"{TRAIN} --init run", BEST)) for value in ("nan", "-inf")),
     (RESUME, {LAST: lambda path: shutil.copy("fcn32s.safetensors", path)}, LAST),
     (RESUME, {LAST: lambda path: shutil.copy("five.safetensors", path)}, LAST),

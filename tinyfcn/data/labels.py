@@ -6,8 +6,7 @@
     other colours                      the index of each in VOC's colours
 
 A label map comes first: where it has all the colours of a picture (those of a palette, or the grey v as v,v,v), it tells the
-indices.
-What the values then mean is the set's matter: which is ignored, and whether 255 is a class (a mask of 0 and 255).
+indices. What the values then mean is the set's matter: which is ignored, and whether 255 is a class (a mask of 0 and 255).
 """
 
 from __future__ import annotations

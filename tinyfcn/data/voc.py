@@ -258,7 +258,7 @@ def _check_files(items: Sequence[Item], files: Files, list_path: Path) -> None:
 
 
 def check_sizes(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
-    """Raise InputError where a label has not the (height, width) of its image."""
+    """Raise InputError where a label does not have the (height, width) of its image."""
     if image != label:
         raise InputError(
             f"{item.label} is {label[1]}x{label[0]} pixels but {item.image} is {image[1]}x{image[0]}"

@@ -30,7 +30,7 @@ def relu_forward(x: Array) -> tuple[Array, Array]:
 def relu_backward(dy: Array, cache: Array) -> Array:
     """dx = dy where x > 0, else 0: y = x has slope 1 there, y = 0 slope 0. At x = 0, where there is none, 0 is taken.
 
-    Raises ValueError where dy has not y's shape.
+    Raises ValueError if dy does not have y's shape.
     """
     xp = _check.gradient("relu_backward", dy, cache.shape, cache)
     dx = xp.empty_like(dy)
@@ -66,7 +66,7 @@ def dropout_forward(x: Array, rate: float, rng: Any) -> tuple[Array, DropoutCach
 def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
     """dx = dy / (1 - rate) where x was kept, else 0: y is x times a constant, entry by entry.
 
-    Raises ValueError where dy has not y's shape.
+    Raises ValueError if dy does not have y's shape.
     """
     kept, scale = cache
     _check.gradient("dropout_backward", dy, kept.shape)

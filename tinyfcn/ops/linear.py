@@ -38,7 +38,7 @@ def linear_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array | None
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
     y[n, o] = sum_d x[n, d] W[o, d] + b[o], so dx = dy W, dW = dy^T x, and db sums dy over the batch.
-    Raises ValueError where dy has not y's shape.
+    Raises ValueError if dy does not have y's shape.
     """
     x, weight, has_bias = cache
     _check.gradient("linear_backward", dy, (len(x), len(weight)), x)

@@ -78,7 +78,10 @@ def local_response_norm_forward(
 
 
 def local_response_norm_backward(dy: Array, cache: Cache) -> Array:
-    """Return dx for dy, the gradient at y, as derived at the top of this file. Raises ValueError where dy has not y's shape."""
+    """Return dx for dy, the gradient at y, as derived at the top of this file.
+
+    Raises ValueError if dy does not have y's shape.
+    """
     x, window = cache
     size, alpha, beta, _ = window
     xp = _check.gradient("local_response_norm_backward", dy, x.shape, x)

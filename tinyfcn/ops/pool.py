@@ -101,7 +101,7 @@ def max_pool2d_forward(
 def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     """Return dx: each entry of dy, the gradient at y, added to the input that won its window.
 
-    Raises ValueError where dy has not y's shape.
+    Raises ValueError if dy does not have y's shape.
     """
     x, y, kernel, stride, padding = cache
     xp = _check.gradient("max_pool2d_backward", dy, y.shape, x)

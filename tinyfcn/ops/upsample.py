@@ -94,7 +94,7 @@ def conv_transpose2d_forward(
 def conv_transpose2d_backward(dy: Array, cache: TransposedCache) -> tuple[Array, Array, Array | None]:
     """Return (dx, dweight, dbias) for dy, the gradient at y; dbias is None where the forward pass had no bias.
 
-    The formulas are derived at the top of this file. Raises ValueError where dy has not y's shape.
+    The formulas are derived at the top of this file. Raises ValueError if dy does not have y's shape.
     """
     x, weight, has_bias, geometry, y_shape = cache
     xp = _check.gradient("conv_transpose2d_backward", dy, y_shape, x)
@@ -162,7 +162,7 @@ def upsample_bilinear_forward(
 def upsample_bilinear_backward(dy: Array, cache: BilinearCache) -> Array:
     """Return dx = U_h^T dy U_w: the transposes of the two maps of the forward pass.
 
-    Raises ValueError where dy has not y's shape.
+    Raises ValueError if dy does not have y's shape.
     """
     up_h, up_w, y_shape = cache
     _check.gradient("upsample_bilinear_backward", dy, y_shape, up_h)

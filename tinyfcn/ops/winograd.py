@@ -106,7 +106,7 @@ POINT_ONE = 1  # where the point 1 stands among the points
 
 
 def applies(weight: Array, geometry: Geometry) -> bool:
-    """Whether the kernels are 3x3 at stride 1, of channels enough."""
+    """Whether the kernels are 3x3, at stride 1 and with enough channels."""
     plain = geometry.kernel == (3, 3) and geometry.stride == geometry.dilation == (1, 1)
     return plain and min(weight.shape[:2]) >= LEAST_CHANNELS
 
