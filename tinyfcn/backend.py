@@ -150,7 +150,8 @@ def why_no_gpu() -> str | None:
 def describe_device(xp: ModuleType) -> str:
     """What computes with arrays of module `xp`: "NumPy 2.4.6, OpenBLAS 0.3.31 SkylakeX, 2 threads", "CuPy 14.0.1, H100"."""
     if xp is np:
-        how = [f"TINYFCN_CONV={setting}"] if (setting := convolution_setting()) != "fast" else []
+        setting = convolution_setting()
+        how = [f"TINYFCN_CONV={setting}"] if setting != "fast" else []
         libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
         names = {" ".join(filter(None, map(info.get, ("internal_api", "version", "architecture")))) for info in libraries}
         names = {name.replace("openblas", "OpenBLAS").replace("mkl", "MKL") for name in names}
@@ -184,8 +185,10 @@ def thread_count() -> int:
 
 
 def convolution_setting() -> str:
-    """TINYFCN_CONV, which chooses how convolutions are computed on a CPU, see `tinyfcn.ops.conv2d`. Raises InputError where it is
-    none of the ways."""
+    """TINYFCN_CONV, which chooses how convolutions are computed: see `tinyfcn.ops.conv2d.choose`.
+
+    Raises InputError for any value but fast, columns and plain.
+    """
     setting = os.environ.get("TINYFCN_CONV", "fast")
     if setting not in ("fast", "columns", "plain"):
         raise InputError(f"TINYFCN_CONV must be fast, columns or plain, got {setting!r}")

@@ -135,7 +135,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         partial = Path(name)
         yield partial
-        os.umask(mask := os.umask(0))
+        mask = os.umask(0)  # the only way to read it is to set it
+        os.umask(mask)
         partial.chmod(0o666 & ~mask)  # mkstemp makes files that nobody else may read
         _force(partial)
         os.replace(partial, path)

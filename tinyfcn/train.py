@@ -146,7 +146,8 @@ def _resume(folder: Path, given: dict[str, Any], owning: contextlib.ExitStack, r
 
 def _free_folder(config: Config) -> Path:
     name = f"{Path(os.path.realpath(config.data)).name if config.data != 'shapes' else 'shapes'}-{config.model}"
-    return next(folder for n in count(1) if not (folder := Path("runs") / f"{name}-{n}").exists())
+    folders = (Path("runs") / f"{name}-{n}" for n in count(1))
+    return next(folder for folder in folders if not folder.exists())
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def read_class_names(*folders: Path) -> ClassNames:
 
     Raises `InputError` where a file cannot be used, or names a class twice.
     """
-    path = next((path for folder in folders for name in FILES if lexists(path := folder / name)), None)
+    paths = (folder / name for folder in folders for name in FILES)
+    path = next(filter(lexists, paths), None)
     if path is None:
         return ClassNames(VOC_CLASSES)
     names, colours = FILES[path.name](path)
