@@ -15,6 +15,7 @@ from tinyfcn.models.alignment import IMAGE, Grid
 from tinyfcn.models.border import Stretch, borders, stretch, stretch_backward
 from tinyfcn.models.network import Network
 from tinyfcn.ops.norm import Norm
+from tinyfcn.ops.pool import pool_output_size
 
 
 class Conv(NamedTuple):
@@ -85,13 +86,12 @@ class Backbone(NamedTuple):
         return grids
 
     def map_sizes(self, first_padding: int, fc6_padding: int, side: int) -> dict[str, int]:
-        """Height (or width) of the map that each layer computes from an image of this height; 0 from where on nothing is left."""
+        """Height (or width) of the map that each layer computes from an image of this height; 0 where nothing is left of it."""
         sizes: dict[str, int] = {}
         for number, block, convs in self.padded(first_padding):
             for conv in convs:
                 side = sizes[conv.name] = max(0, (side + 2 * conv.padding - conv.kernel) // conv.stride + 1)
-            # Pooling is in ceil mode, where the last window may hang over the border.
-            side = sizes[f"pool{number}"] = max(0, 1 - (block.pool - side) // 2)
+            side = sizes[f"pool{number}"] = max(0, pool_output_size(side, block.pool, stride=2, padding=0, ceil_mode=True))
         return sizes | {"fc6": max(0, side + 2 * fc6_padding - self.fc6 + 1)}
 
     def borders(self, first_padding: int) -> tuple[list[int], list[Stretch | None]]:

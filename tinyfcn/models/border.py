@@ -43,6 +43,13 @@ class Stretch(NamedTuple):
         return -(-self.before // self.stride), -(-(size + self.after) // self.stride)
 
 
+class Cache(NamedTuple):
+    """How a map was widened, and for images of which size."""
+
+    image_size: tuple[int, int]
+    how: Stretch
+
+
 def borders(blocks: Sequence[int], padding: int) -> tuple[list[int], list[Stretch | None]]:
     """The border of each block, and how to stretch its output to that of the next (None where that is the same).
 
@@ -66,17 +73,17 @@ def borders(blocks: Sequence[int], padding: int) -> tuple[list[int], list[Stretc
     return widths, stretches
 
 
-def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, tuple[tuple[int, int], Stretch]]:
-    """Widen a map x (N, C, H, W) of images of `image_size`; the cache says how."""
+def stretch(x: Array, image_size: tuple[int, int], how: Stretch) -> tuple[Array, Cache]:
+    """Widen a map x (N, C, H, W) of images of `image_size`."""
     xp = array_module(x)
     y = hwnc(x)
     for axis, size in enumerate(image_size):
         before, after = how.places(size)
         y = xp.take(y, _repeated(xp, y.shape[axis], before, after, how.copies), axis)
-    return hwnc(y), (image_size, how)
+    return hwnc(y), Cache(image_size, how)
 
 
-def stretch_backward(dy: Array, cache: tuple[tuple[int, int], Stretch]) -> Array:
+def stretch_backward(dy: Array, cache: Cache) -> Array:
     """Return dx: a row or column that was repeated collects the gradients of all its copies."""
     image_size, how = cache
     xp = array_module(dy)

@@ -16,7 +16,7 @@ from tinyfcn.description import Description
 from tinyfcn.errors import InputError
 from tinyfcn.models.alignment import align
 from tinyfcn.models.backbone import Backbone
-from tinyfcn.models.crop import cropped_sum, uncrop, window
+from tinyfcn.models.crop import cropped, cropped_sum, uncrop, window
 from tinyfcn.models.network import Network, layer_of
 from tinyfcn.models.vgg import VGG
 from tinyfcn.ops.upsample import is_bilinear
@@ -269,22 +269,22 @@ class FCN(Network):
 
     def add(self, name: str, skip: Array, up: Array) -> Array:
         """Add a skip's scores to the upsampled ones on the part of the image that both cover."""
-        offset = self.offsets[name]
-        return self.apply(f"{name}.add", cropped_sum, skip, up, offset)
+        return self.apply(f"{name}.add", cropped_sum, skip, up, self.offsets[name])
 
     def add_backward(self, name: str, dy: Array) -> tuple[Array, Array]:
         """Addition hands the gradient to both; what was cropped away gets none."""
-        skip_crop, skip_shape, up_crop, up_shape = self.take(f"{name}.add")
-        return uncrop(dy, skip_crop, skip_shape), uncrop(dy, up_crop, up_shape)
+        skip, up = self.take(f"{name}.add")
+        return uncrop(dy, skip), uncrop(dy, up)
 
     def upsample_to_image(self, name: str, x: Array) -> Array:
         """The last upsampling, cropped to the image."""
         crop = window(self.offsets["score"], *self._image_size)
         if f"{name}.weight" in self.params:
-            up = self.upsample(name, x)
-            return self.apply("crop", lambda: (up[crop], (crop, up.shape)))
+            return self.apply("crop", cropped, self.upsample(name, x), crop)
         stride = self.upsamplings[name]
         return self.apply(name, ops.upsample_bilinear_forward, x, self.kernels[name], stride, crop[1:])
 
     def upsample_to_image_backward(self, name: str, dy: Array) -> Array:
-        return self.upsample_backward(name, uncrop(dy, *self.take("crop")) if f"{name}.weight" in self.params else dy)
+        if f"{name}.weight" in self.params:
+            dy = uncrop(dy, self.take("crop"))
+        return self.upsample_backward(name, dy)
