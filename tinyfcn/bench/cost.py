@@ -71,7 +71,7 @@ Cost = Array  # how many of these four
 
 PRODUCTS, TRANSFORMS, PASSES, TRAFFIC = np.eye(4)
 NUMBER = 4  # bytes
-BY_TAPS = "fc6"  # whose weights lie in memory so, see `tinyfcn.models.fcn.FCN`
+BY_TAPS = "fc6"  # whose weights lie in memory tap by tap, see `tinyfcn.models.parts.FCN`
 
 # Winograd's, for each tile and channel; for each pair of channels and tile, block or kernel
 PATCH_6 = 720 * TRANSFORMS + (64 + 36) * PASSES + 16 * TRAFFIC
@@ -174,7 +174,7 @@ def layers(weights: Weights, shape: Shape) -> Iterator[Layer]:
     def conv(name: str, kernel: int, padding: int) -> Layer:
         h, w = (side + 2 * padding - kernel + 1 for side in here[2:])
         outputs = here[0], weights[f"{name}.weight"][0], h, w
-        return Layer(name, here, outputs, kernel, padding, relu=not name.startswith("score"))
+        return Layer(name, here, outputs, kernel, padding, relu=name not in ("score_fr", *FCN8s.skips))
 
     for number, _, convs in VGG.padded(first):
         for c in convs:

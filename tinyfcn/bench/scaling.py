@@ -17,6 +17,7 @@ from tinyfcn.bench.cost import Machine
 from tinyfcn.bench.tables import Record
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.models import FCN8s
+from tinyfcn.models.network import layer_of
 from tinyfcn.ops.tiles import BLOCK_BYTES
 
 SIDE, WIDTH = 256, 0.25  # the point around which
@@ -71,7 +72,8 @@ def constants(threads: int, time: Callable[[Work], Measurement]) -> tuple[Machin
 
 def predict(work: Work, machine: Machine, fixed: Fixed) -> tuple[float, int]:
     """Seconds, and the peak of memory in bytes."""
-    weights = {name: shape for name, shape in FCN8s.shapes(CLASSES, work.width).items() if not name.startswith("upscore")}
+    shapes = FCN8s.shapes(CLASSES, work.width)
+    weights = {name: shape for name, shape in shapes.items() if layer_of(name) not in FCN8s.upsamplings}
     moments = len(OPTIMISERS[work.task](1.0).suffixes) if work.task in OPTIMISERS else None
     seconds = fixed.seconds + machine.seconds(cost.network(weights, work.shape, work.threads, moments))
     return seconds, fixed.memory + cost.memory(weights, work.shape, work.threads, moments)

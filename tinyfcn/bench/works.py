@@ -49,15 +49,14 @@ def layers() -> list[Work]:
     """The 3x3 convolutions of VGG16, and their gradients, as they are in FCN-8s; those of equal shape once."""
     found: dict[tuple[Any, ...], Work] = {}
     weights = VGG.shapes(1.0)
-    for layer, (h, w) in map_sizes("paper", (SIDE, SIDE)).items():
-        if not layer.startswith("conv"):
-            continue
-        weight, first = weights[f"{layer}.weight"], layer == "conv1_1"
+    sizes = map_sizes("paper", (SIDE, SIDE))
+    for conv in VGG.convs:
+        (h, w), weight, first = sizes[conv.name], weights[f"{conv.name}.weight"], conv is VGG.convs[0]
         size, edge = ((SIDE, SIDE), BORDER) if first else ((h, w), 1)
         for task in LAYER_TASKS:
             if first and task == "input gradient":  # which no network asks for
                 continue
-            title = f"{layer} {weight[1]}>{weight[0]} {h}x{w} {task.replace('layer', 'forward')}"
+            title = f"{conv.name} {weight[1]}>{weight[0]} {h}x{w} {task.replace('layer', 'forward')}"
             work = Work(title, task, LAYER, (1, weight[1], *size), weight=weight, edge=edge)
             found.setdefault(work[1:], work)
     return list(found.values())

@@ -68,7 +68,7 @@ def _head(source: Source) -> str:
     about = source.description
     if "fc7.weight" not in source.tensors:
         return "without fc6, fc7 and the classifier"
-    scored = any(name.startswith(("fc8", "score_fr")) for name in source.tensors)
+    scored = not source.tensors.keys().isdisjoint(("fc8.weight", "score_fr.weight"))
     classes = f"{about.num_classes} classes" if scored else "without its classifier"
     backbone = (CLASSIFIERS | FCN_CLASSES)[about.model].backbone
     usual = backbone.scaled(backbone.hidden, about.width)

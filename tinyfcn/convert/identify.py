@@ -108,7 +108,7 @@ def _own(path: Path | str, content: Content, about: Description) -> Source:
     shapes = kind.shapes(about.num_classes, about.width, about.hidden)
     tensors = {name: tensor for name, tensor in content.tensors.items() if not name.startswith("optimiser.")}
     missing = [name for name in shapes if name not in tensors and layer_of(name) not in kind.upsamplings]  # those are bilinear
-    partly = issubclass(kind, Classifier) and all(name.startswith("fc") for name in missing)  # a trunk alone
+    partly = issubclass(kind, Classifier) and all(layer_of(name) in FC for name in missing)  # a trunk alone
     for name, tensor in tensors.items():
         if prod(tensor.shape) != prod(shapes.get(name, ())) or tensor.dtype.kind != "f":
             raise InputError(
