@@ -20,10 +20,9 @@ LEAST = 1e-12  # loss that a logarithmic axis shows: a batch without a labelled 
 NUMBERED = 21  # classes up to which a confusion matrix has room for numbers
 LETTERS = 12  # pixels: the least height of a legend's text
 
-# Matplotlib's figures take as long to import as all the rest together, so they wait until a picture is drawn.
-
-
 Colours = Sequence[Sequence[int]]
+
+# Matplotlib's figures take as long to import as all the rest together, so they wait until a picture is drawn.
 
 
 def colour(label: np.ndarray, own: Colours | None = None) -> np.ndarray:

@@ -43,7 +43,9 @@ def parser() -> command.Parser:
     for one in (check, show):
         one.add_argument("root", type=Path, metavar="DIR", help="a folder in VOC's layout")
     for one in (bring, check, show):
-        _add_data_options(one)
+        command.add_reading(one)
+        command.add_val_share(one, 0.2)
+        one.add_argument("--seed", type=command.option(SEED), default=0, help="of that choice (default 0)")
         command.add_max_pixels(one)
     show.add_argument(
         "--split", metavar="LIST", help="list to show: a name, or a text file of ids (default train)", default="train"
@@ -52,12 +54,6 @@ def parser() -> command.Parser:
     show.add_argument("--out", type=Path, default=Path("labels.png"), metavar="PNG", help="(default labels.png)")
     command.add_overwrite(show)
     return parse
-
-
-def _add_data_options(parse: argparse.ArgumentParser) -> None:
-    command.add_reading(parse)
-    command.add_val_share(parse, 0.2)
-    parse.add_argument("--seed", type=command.option(SEED), default=0, help="of that choice (default 0)")
 
 
 def main() -> None:

@@ -104,7 +104,12 @@ def _items(
     lists = {path.stem: path for path in sorted((root / LISTS).glob("*.txt"))}
     splits = {item.id: split_of(name) for name, path in lists.items() if name != "trainval" for item in read_list(files, path)}
     listed = [(item, splits.get(item.id, split)) for item, split in found if not splits or item.id in splits]
-    return _some(listed, root), read_class_names(*homes)
+    if not listed:
+        raise InputError(
+            f"{root} has no images with labels that are recognised: neither JSON of labelme or COCO, nor folders such as images"
+            " and masks with files of the same names; say where they are with --images, --labels and --label-suffix"
+        )
+    return listed, read_class_names(*homes)
 
 
 def _folders(root: Path, images: str | None, labels: str | None) -> list[tuple[str, str, str]]:
@@ -128,15 +133,6 @@ def _folders(root: Path, images: str | None, labels: str | None) -> list[tuple[s
         elif name not in of_labels.values():
             folders.append((name, of_labels.get(split, name), split))
     return folders if folders and not given else [(images or ".", labels or images or ".", "")]
-
-
-def _some(found: list[tuple[Item, str]], root: Path) -> list[tuple[Item, str]]:
-    if not found:
-        raise InputError(
-            f"{root} has no images with labels that are recognised: neither JSON of labelme or COCO, nor folders such as images"
-            " and masks with files of the same names; say where they are with --images, --labels and --label-suffix"
-        )
-    return found
 
 
 def _guess(root: Path, names: tuple[str, ...]) -> str | None:

@@ -116,7 +116,7 @@ def weight_gradient(dy: Array, x: Array, geometry: Geometry, weight_shape: tuple
         pieces = [(0, every_band, channels) for channels in _channel_blocks(xp, weight_shape, dy.itemsize, threads)]
     if not every_band:  # no images
         return xp.zeros(weight_shape, dy.dtype)
-    sums = pieces[-1][0] + 1
+    sums = len(pieces) if share_bands else 1
     dw = (xp.zeros if share_bands else xp.empty)((sums, weight_shape[0], depth), dy.dtype)  # (sums, C_out, C_in k_h k_w)
 
     def work(share: Sequence[tuple[int, list[slice], slice]]) -> None:
