@@ -28,7 +28,6 @@ Train an FCN. Without arguments: a small FCN-8s on a generated set of shapes, tw
   python -m tinyfcn.train --resume runs/32s                    go on with a run that was interrupted
 """
 
-
 FULL = 0.5  # width from which on a file's network counts as one that has learned ImageNet
 HIGHEST = 3e-4  # rate of Adam: from 5e-4 on, a net was seen to label all as background after 40 steps
 # What --from with other --data leaves behind.

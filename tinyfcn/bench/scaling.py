@@ -14,7 +14,7 @@ from tinyfcn.backend import thread_count
 from tinyfcn.bench import cost
 from tinyfcn.bench.contenders import CLASSES, OPTIMISERS, TINYFCN, Work
 from tinyfcn.bench.cost import Machine
-from tinyfcn.bench.tables import Record
+from tinyfcn.bench.tables import Column, Record, line
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.models import FCN8s
 from tinyfcn.models.network import layer_of
@@ -28,6 +28,16 @@ NOTHING = (1, 3, 1, 1), 1 / 512  # batch and width with which there is next to n
 TASKS = ("forward", "step")
 SIZES = {"product": 4096, "transform": 1 << 11, "block copy": BLOCK_BYTES // 4, "copy": 1 << 26}  # of what measures the machine
 APART = 1.5
+
+TABLE: list[Column] = [
+    ("work", "<48", lambda r: r["work"]),
+    ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
+    ("model", ">11", lambda r: f"{r['model_seconds'] * 1e3:,.1f} ms"),
+    ("/ model", ">7", lambda r: f"{r['median_seconds'] / r['model_seconds']:.2f}"),
+    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
+    ("model", ">9", lambda r: f"{r['model_memory'] / 1e6:,.0f} MB"),
+    ("/ model", ">7", lambda r: f"{r['peak_memory'] / r['model_memory']:.2f}" if r["peak_memory"] else "-"),
+]
 
 
 class Fixed(NamedTuple):
@@ -108,32 +118,17 @@ def run(every: Sequence[Work], repeats: int, say: Callable[[str], Any]) -> tuple
             return found
 
         known = {threads: constants(threads, time) for threads in counts}
-        say(line())
+        say(line(TABLE))
         found = []
         for work in every:
             machine, fixed = known[work.threads]
             found.append(record(time(work), machine, fixed[work.task]))
-            say(line(found[-1]))
+            say(line(TABLE, found[-1]))
     machines = {
         str(threads): machine._asdict() | {"fixed": {task: f._asdict() for task, f in fixed.items()}}
         for threads, (machine, fixed) in known.items()
     }
     return machines, found
-
-
-COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
-    ("work", "<48", lambda r: r["work"]),
-    ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
-    ("model", ">11", lambda r: f"{r['model_seconds'] * 1e3:,.1f} ms"),
-    ("/ model", ">7", lambda r: f"{r['median_seconds'] / r['model_seconds']:.2f}"),
-    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
-    ("model", ">9", lambda r: f"{r['model_memory'] / 1e6:,.0f} MB"),
-    ("/ model", ">7", lambda r: f"{r['peak_memory'] / r['model_memory']:.2f}" if r["peak_memory"] else "-"),
-]
-
-
-def line(row: Record | None = None) -> str:
-    return " ".join(f"{text(row) if row else heading:{how}}" for heading, how, text in COLUMNS).rstrip()
 
 
 def apart(found: Iterable[Record]) -> list[Record]:

@@ -26,7 +26,6 @@ IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentati
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")  # the last two are found, and refused as lossy
 
-
 T = TypeVar("T")
 
 
