@@ -362,14 +362,14 @@ def test_a_winograd_layer_costs_what_it_does_by_hand(monkeypatch):
     assert list(cost.forward(layer, 1)) == [
         2 * 36 * 30 * pairs,
         30 * (34 * 720 + 40 * 480) + kernels,
-        30 * (34 * (16 + 24 + 24 + 36) + 40 * (36 + 16 + 16 + 16)),
+        30 * (34 * (16 + 36) + 40 * (36 + 16 + 16 + 16)),
         30 * 16 * (34 + 40) + pairs * (3 * 9 + 36 + 3 * 36),
     ]
     of_weights, of_both = (cost.backward(layer, 1, need_dx) for need_dx in (False, True))
     assert list(of_weights) == [
         2 * 36 * 30 * pairs,
         30 * (40 * 720 + 34 * 480) + kernels,
-        30 * (40 * (16 + 24 + 24 + 36) + 34 * (16 + 16 + 16 + 36)) + 1.5 * gate,
+        30 * (40 * (16 + 36) + 34 * (16 + 36)) + 1.5 * gate,
         30 * 16 * (34 + 40) + pairs * (36 + 36 + 9) + 3 * gate,
     ]
     assert list(of_both - of_weights) == [

@@ -24,8 +24,7 @@ Where there are few tiles, threads share the channels, and each of them transfor
 **Passes** are the numbers that anything but a transform reads or writes in the cache, **traffic** those in memory.
 
                                 passes                                                   traffic
-    a 6x6 patch                 16 written, its columns 24 read, 24 written              16 of the map
-    a 4x4 patch                 16, 16 and 16                                            16
+    a patch                     16 written                                               16 of the map
     product of a tile           36 of each factor but the kernels, 36 of the result
     outputs                     16 read; 32 for ReLU                                     16 of the map
     a kernel                                                                             9 gathered (3), 36; in each block of
@@ -45,7 +44,7 @@ Where there are few tiles, threads share the channels, and each of them transfor
 **Memory** is what the bare process holds, the parameters and their moments, the batch, and what is most of: forward, a layer's
 input and output beside the pooled maps so far, which the skips want, or the scores; in training, where all outputs are kept for
 the backward pass, scores and their gradient, or beside that gradient a layer's dy, gated dy, dx and dw, and all outputs up to its
-own. And scratch: Winograd's two buffers of each thread, 48 numbers for each tile and channel, and spectra of kernels; columns of
+own. And scratch: Winograd's two buffers of each thread, 36 numbers for each tile and channel, and spectra of kernels; columns of
 a band; or taps' copies and sums.
 """
 
@@ -74,8 +73,8 @@ NUMBER = 4  # bytes
 BY_TAPS = "fc6"  # whose weights lie in memory tap by tap, see `tinyfcn.models.parts.FCN`
 
 # Winograd's, for each tile and channel; for each pair of channels and tile, block or kernel
-PATCH_6 = 720 * TRANSFORMS + (64 + 36) * PASSES + 16 * TRAFFIC
-PATCH_4 = 480 * TRANSFORMS + (48 + 36) * PASSES + 16 * TRAFFIC
+PATCH_6 = 720 * TRANSFORMS + (16 + 36) * PASSES + 16 * TRAFFIC
+PATCH_4 = 480 * TRANSFORMS + (16 + 36) * PASSES + 16 * TRAFFIC
 OUTPUT = 480 * TRANSFORMS + (36 + 16) * PASSES + 16 * TRAFFIC
 TILE, BLOCK, KERNEL = 2 * 36 * PRODUCTS, 3 * 36 * TRAFFIC, 648 * TRANSFORMS + (3 * 9 + 36) * TRAFFIC
 
@@ -298,7 +297,7 @@ def _scratch(layer: Layer, threads: int, training: bool) -> int:
     if layer.way is winograd:
         blocks = _blocks(layer, layer.outputs, threads)
         busy, tiles_in_block = min(threads, len(blocks)), layer.inputs[0] * max(map(_area, blocks))
-        buffers = 2 * 48 * tiles_in_block * (c + d if training else max(c, d))
+        buffers = 2 * 36 * tiles_in_block * (c + d if training else max(c, d))
         return busy * buffers + 36 * c * d * (1 + 2 * busy * training)
     if layer.way is taps:
         copied = 0 if layer.name == BY_TAPS else prod(layer.weights)

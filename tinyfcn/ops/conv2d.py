@@ -141,8 +141,8 @@ def choose(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -
 
     A cost is a time, a third of that of forward and backward together, in multiplications that the fastest matrix product does in
     it. It adds up products, what is copied or transformed for each pixel and each weight, and what a call takes, with constants
-    that fit 176 shapes on two cores of a Xeon at 2.8 GHz, whose product does 134 multiplications in a nanosecond. There the way
-    that it chooses takes 1.02 times as long as the fastest one, on average, and 1.3 times at most.
+    that fit 170 shapes on two cores of a Xeon at 2.8 GHz, whose product does 134 multiplications in a nanosecond. There the way
+    that it chooses takes 1.01 times as long as the fastest one, on average, and 1.4 times at most.
 
     On a GPU, where a kernel of its own makes columns of any size at once, it is `winograd` or `columns`.
     TINYFCN_CONV=plain chooses `conv` everywhere, TINYFCN_CONV=columns `columns`.

@@ -57,8 +57,7 @@ def count(images: int, size: tuple[int, int]) -> int:
 def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> Buffers:
     """Two scratch arrays that take turns, so that the one is read while the other is written; on a GPU, new ones from its pool.
 
-    Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values, and for the patch of the
-    smallest, 6 by 8.
+    Each has room for the spectra of the largest block, 36 for each tile and each of `depth` values.
     """
     if xp is not np:
         return repeat(lambda *shape: xp.empty(shape, dtype))
@@ -67,7 +66,7 @@ def buffers(xp: ModuleType, dtype: Any, blocks: Sequence[Block], depth: int) -> 
     def shaped(flat: Array) -> Callable[..., Array]:
         return lambda *shape: flat[: prod(shape)].reshape(shape)
 
-    return cycle([shaped(np.empty(48 * tiles * depth, dtype)) for _ in range(2)])
+    return cycle([shaped(np.empty(36 * tiles * depth, dtype)) for _ in range(2)])
 
 
 def spectra(p: Array, x: Array, block: Block, padding: tuple[int, int], buffers: Buffers) -> Array:
@@ -80,15 +79,11 @@ def spectra(p: Array, x: Array, block: Block, padding: tuple[int, int], buffers:
     if array_module(x) is not np:
         first = TILE * down.start - padding[0], TILE * across.start - padding[1]
         return kernels.tile_spectra(p, x, first, (high, wide))
-    columns = _cut_tiles(x, block, padding, k, buffers)
-    half = next(buffers)(6, *columns.shape[1:])
-    _along_first_axis(p, columns, half)
-    spectra = next(buffers)(6, 6, high, wide, *columns.shape[3:])
-    line = half[0, 0].size
-    windows = np.lib.stride_tricks.as_strided(  # the k rows of each tile row; tiles of inputs overlap
-        half, (6, high, k, line), tuple(half.itemsize * step for step in (half[0].size, TILE * line, line, 1))
-    )
-    np.matmul(p, windows, out=spectra.reshape(6, 6, high, line).swapaxes(1, 2))
+    patch = _patch(x, block, padding, k, next(buffers))  # (rows, columns, N C)
+    half = next(buffers)(6, len(patch), wide, patch.shape[2])
+    np.matmul(p, _windows(patch, k), out=half.transpose(1, 2, 0, 3))
+    spectra = next(buffers)(6, 6, high, wide, len(x), x.shape[1])
+    np.matmul(p, _windows(half.reshape(6, len(patch), -1), k), out=spectra.reshape(6, 6, high, -1).swapaxes(1, 2))
     return spectra
 
 
@@ -98,7 +93,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
         return kernels.write_tiles(a_t, m, y, (TILE * block[0].start, TILE * block[1].start), relu)
     high, wide, n, channels = m.shape[2:]
     half = next(buffers)(TILE, *m.shape[1:])
-    _along_first_axis(a_t, m, half)
+    np.matmul(a_t, m.reshape(6, 6 * high, -1).swapaxes(0, 1), out=half.reshape(TILE, 6 * high, -1).swapaxes(0, 1))
     tiles = next(buffers)(TILE, high * TILE, wide, n, channels)  # (column in tile, row, tile column, N, C)
     np.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
     add_bias(tiles.reshape(TILE * high * TILE, -1), None, relu)  # which was added to m
@@ -109,29 +104,21 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
         out[...] = tiles[column, : out.shape[0], : out.shape[1]]  # tiles may hang over the border
 
 
-def _cut_tiles(x: Array, block: Block, padding: tuple[int, int], k: int, buffers: Buffers) -> Array:
-    """Copy the tiles d (k, k) of a block, column by column: (k, rows, tile columns, N, C).
-
-    Column j, row r, tile s of the block holds x[r + top, j + 4 s + left], or 0 outside x.
-    """
+def _patch(x: Array, block: Block, padding: tuple[int, int], k: int, buffer: Callable[..., Array]) -> Array:
+    """The pixels that a block's tiles d (k, k) see, with zeros outside x: (rows, columns, N C)."""
     n, channels, height, width = x.shape
     top, left = (TILE * axis.start - p for axis, p in zip(block, padding, strict=True))
-    high, wide = (axis.stop - axis.start for axis in block)
-    rows = TILE * (high - 1) + k
-    patch = next(buffers)(rows, TILE * (wide + 1), n, channels)
+    rows, columns = (TILE * (axis.stop - axis.start - 1) + k for axis in block)
+    patch = buffer(rows, columns, n, channels)
     down, source_rows = inside(height, rows, top, 1)
-    across, source_columns = inside(width, patch.shape[1], left, 1)
+    across, source_columns = inside(width, columns, left, 1)
     for outside in patch[: down.start], patch[down.stop :], patch[:, : across.start], patch[:, across.stop :]:
         outside[...] = 0
     patch[down, across] = hwnc(x)[source_rows, source_columns]
-    by_tile = patch.reshape(rows, wide + 1, TILE, n, channels).transpose(2, 0, 1, 3, 4)  # (column in tile, row, tile, N, C)
-    columns = next(buffers)(k, rows, wide, n, channels)
-    columns[:TILE] = by_tile[:, :, :wide]
-    columns[TILE:] = by_tile[: k - TILE, :, 1:]  # the first columns of the next tile
-    return columns
+    return patch.reshape(rows, columns, n * channels)
 
 
-def _along_first_axis(matrix: Array, source: Array, target: Array) -> None:
-    """target[k] = sum over j of matrix[k, j] source[j], row by row of the image, which fits into the cache."""
-    source, target = (a.reshape(len(a), prod(a.shape[1:-3]), -1).swapaxes(0, 1) for a in (source, target))
-    np.matmul(matrix, source, out=target)
+def _windows(a: Array, k: int) -> Array:
+    """What each tile sees along the second axis of a (rows, places, line), as a view: (rows, tiles, k, line). Tiles overlap."""
+    (rows, places, line), (down, across, step) = a.shape, a.strides
+    return np.lib.stride_tricks.as_strided(a, (rows, (places - k) // TILE + 1, k, line), (down, TILE * across, across, step))

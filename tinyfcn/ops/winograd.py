@@ -114,7 +114,7 @@ def applies(weight: Array, geometry: Geometry) -> bool:
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and transforms, for each tile; kernels; a call."""
     count, (c_out, c_in) = tiles.count(len(x), size), weight.shape[:2]
-    found: float = count * (1.4 * 36 * c_in * c_out + 8500 * (c_in + c_out)) + 8500 * c_in * c_out + 23e6
+    found: float = count * (1.4 * 36 * c_in * c_out + 7500 * (c_in + c_out)) + 8500 * c_in * c_out + 23e6
     return found
 
 
