@@ -71,8 +71,9 @@ def test_tiles_are_written_up_to_the_border(dtype, relu):
 @DTYPES
 def test_spectra_of_kernels(dtype):
     weight = draw(7, 5, 3, 3, dtype=dtype)
-    for w in weight, weight[:, :, ::-1, ::-1].swapaxes(0, 1):  # as the input gradient has them
-        agree(winograd.kernel_spectra(put(w)), winograd.kernel_spectra(w))
+    for turned in False, True:
+        agree(winograd.kernel_spectra(put(weight), turned), winograd.kernel_spectra(weight, turned))
+    agree(put(winograd.kernel_spectra(weight[:, :, ::-1, ::-1].swapaxes(0, 1))), winograd.kernel_spectra(weight, turned=True))
 
 
 @DTYPES

@@ -152,7 +152,7 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
     c_out, c_in = weight.shape[:2]
     padding = 2 - geometry.padding[0], 2 - geometry.padding[1]  # a negative one leaves out as many pixels of dy at each border
     a_t, b_t, both = matrices(xp, x.dtype)
-    u: Array = None if dx is None else kernel_spectra(weight[:, :, ::-1, ::-1].swapaxes(0, 1))  # (36, C_out, C_in)
+    u: Array = None if dx is None else kernel_spectra(weight, turned=True)  # (36, C_out, C_in)
     small = share_channels(tiles.count(len(x), x.shape[2:]), c_in, c_out)
     threads = workers(xp, dy[:, 0].size * weight.size)
     blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else threads)
@@ -199,22 +199,28 @@ def share_channels(count: int, c_in: int, c_out: int) -> bool:
     return 64 * count < c_out * c_in
 
 
-def kernel_spectra(weight: Array) -> Array:
-    """U = G g G^T of every kernel, as (36, C_in, C_out), its columns first, as in `tiles.spectra`."""
+def kernel_spectra(weight: Array, turned: bool = False) -> Array:
+    """U = G g G^T of every kernel g, as (36, C_in, C_out), its columns first, as in `tiles.spectra`.
+
+    If `turned`, those of the kernels g' that take the gradient back: turned by 180 degrees, as (36, C_out, C_in).
+    """
     xp = array_module(weight)
+    if turned:
+        weight = weight.swapaxes(0, 1)
     if xp is not np:
-        return kernels.kernel_spectra(G, weight)
+        return kernels.kernel_spectra(G, weight[:, :, ::-1, ::-1] if turned else weight)
     c_out, c_in = weight.shape[:2]
-    u = xp.empty((36, c_in * c_out), weight.dtype)
+    u = xp.empty((36, c_in, c_out), weight.dtype)
     *_, both = matrices(xp, weight.dtype)
+    both = xp.ascontiguousarray(both[:, ::-1]) if turned else both
+    g = weight.reshape(c_out, c_in, 9).transpose(1, 2, 0)  # (C_in, 9, C_out)
 
     def work(share: Sequence[slice]) -> None:
         for channels in share:
-            rows = weight[:, channels].transpose(2, 3, 1, 0).reshape(9, -1)
-            xp.matmul(both, rows, out=u[:, channels.start * c_out : channels.stop * c_out])
+            xp.matmul(both, g[channels], out=u[:, channels].swapaxes(0, 1))
 
     map_shares(xp, work, split_evenly(c_in, workers(xp) if c_in * c_out > MANY_KERNELS else 1))
-    return u.reshape(36, c_in, c_out)
+    return u
 
 
 @cache
