@@ -130,7 +130,7 @@ for step in range(STEPS):
     rate = poly(step / STEPS)  # the learning rate falls to 0
     losses.append(float(train_step(net, optimiser, inputs, truths, lr_factor=rate)))
 
-# %% tags=["hide-input"] alt="Loss over 800 steps: single steps scatter, and their mean falls fast at first, then slowly"
+# %% tags=["hide-input"] alt="Loss over 600 steps: single steps scatter, and their mean falls fast at first, then slowly"
 figure, axis = plt.subplots(figsize=(8, 2.6))
 axis.plot(losses, color=BLUE, alpha=0.3, linewidth=0.8, label="one step")
 smooth = np.convolve(losses, np.ones(25) / 25, "valid")
@@ -229,7 +229,7 @@ GUESS = np.array(
     np.uint8,
 )
 
-# %% tags=["hide-input"] alt="Two grids of 5 by 6 numbers: the truth, an object of nine 1s with 255 on its right, and the prediction, a shape of eight 1s that is shifted"
+# %% tags=["hide-input"] alt="Two grids of 6 by 6 numbers: the truth, an object of nine 1s with 255 on its right, and the prediction, nine 1s, shifted"
 figure, axes = plt.subplots(1, 2, figsize=(7, 3))
 titles = "truth (255: does not count)", "prediction"
 for axis, values, title in zip(axes, (TRUTH, GUESS), titles, strict=True):
@@ -593,8 +593,8 @@ with attempt():
 #     return same.argmax(axis=-1).astype(np.uint8)
 # ```
 #
-# All three channels must agree, since many classes share one or two of them. If you looked for the nearest
-# colour instead, you had to leave uint8 before you squared a difference: in uint8, the square of 64 is 0.
+# All three channels must agree, since many classes share one or two of them. If you look for the nearest
+# colour instead, leave uint8 before you square a difference: in uint8, the square of 64 is 0.
 #
 # </details>
 

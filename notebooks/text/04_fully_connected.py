@@ -13,9 +13,9 @@
 # %% [markdown]
 # # 4. Fully connected is convolution
 #
-# Somebody has cut 46 squares out of three photographs: of Chelsea, of an astronaut, of a cup. With each square comes one word,
-# "cat", "person", "cup" or "neither", and nothing else. From these a classifier has learned to say one of the four words for a
-# square of 224x224 pixels. Nobody has ever told it *where* anything is.
+# Somebody has cut 23 squares out of three photographs, of Chelsea, of an astronaut and of a cup, and added their mirror images.
+# With each of the 46 comes one word, "cat", "person", "cup" or "neither", and nothing else. From these a classifier has learned
+# to say one of the four words for a square of 224x224 pixels. Nobody has ever told it *where* anything is.
 #
 # And then it was asked, about the picture below, "where?"
 
@@ -697,7 +697,7 @@ with attempt():
 
 # %% [markdown]
 # For the next exercise, here is how VGG16 ends, with two layers instead of three: linear, ReLU, dropout, linear. The rate of
-# dropout is the probability to be dropped, and what is kept is divided by 1 - rate, so that the expectation stays.
+# dropout is the probability of being dropped, and what is kept is divided by 1 - rate, so that the mean stays the same.
 
 # %% tags=["setup"]
 def end_forward(x, w6, b6, w7, b7, rate=0.25, seed=0):

@@ -202,13 +202,18 @@ plt.show()
 assert np.isclose(gradient.sum(), 0) and np.isclose(abs(gradient).max(), abs(gradient).sum() / 2)
 
 # %% [markdown]
-# ## Why does it sum to zero?
+# <details><summary>Answer</summary>
 #
-# By algebra: $p$ sums to 1, and so does the one-hot vector. And as the entry of the true class is the only one below zero, it
+# It is zero: $p$ sums to 1, and so does the one-hot vector. And as the entry of the true class is the only one below zero, it
 # is as large as all others together.
 #
-# By meaning: add the same number to all scores, and $e^{s_k}$ and the sum grow by the same factor. $p$ stays, and so does the
-# loss. Along the direction $(1, 1, \ldots, 1)$ the loss is flat, so its slope there, which is the sum of the gradient, is zero.
+# </details>
+#
+# ## A flat direction
+#
+# That is algebra. It also has a meaning: add the same number to all scores, and $e^{s_k}$ and the sum grow by the same factor.
+# $p$ stays, and so does the loss. Along the direction $(1, 1, \ldots, 1)$ the loss is flat, so its slope there, which is the
+# sum of the gradient, is zero.
 
 # %%
 for shift in (0.0, 5.0, -30.0):

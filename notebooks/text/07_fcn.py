@@ -350,8 +350,8 @@ plt.show()
 # <details><summary>What the maps say</summary>
 #
 # (Each map has its own colour scale.) The coarse map says what, and roughly where. The skips' own maps would make poor
-# pictures: pool4's and pool3's answer "background" in the middle of the cat, and "cat" beside her. They need not tell the
-# classes apart, they only correct what the coarse map gets wrong. The final answer is better than any of its parts.
+# pictures: both answer "cat" beside her, and pool3's answers "background" in the middle of her face. They need not tell the
+# classes apart; they only correct what the coarse map gets wrong. The final answer is better than any of its parts.
 #
 # </details>
 #

@@ -731,7 +731,7 @@ found_share = {
 print({part: f"{share:.0%}" for part, share in found_share.items()}, "of the pixels found")
 assert not REAL or found_share["head and neck"] > 0.4 > found_share["uniform"]
 
-# %% tags=["hide-input", "hide-output"] alt="Grace Hopper, and her label by the network: her face, hat and coat are found, and some stars of the flag"
+# %% tags=["hide-input", "hide-output"] alt="Grace Hopper, and her label by the network: her face, a part of her cap and some stars of the flag are found, her coat is not"
 figure, axes = plt.subplots(1, 2, figsize=(6, 3.4))
 for axis, picture in zip(axes, (image, overlay(image, guess))):
     axis.imshow(picture)

@@ -106,7 +106,7 @@ def loops(x, w, b, outputs):
     return found
 
 
-# %% tags=["hide-input"] alt="One layer's output after the same time, in four ways: loops have nothing, all columns at once a part, bands more, and bands on all cores the whole cat"
+# %% tags=["hide-input"] alt="One layer's output after the same time, in four ways: loops have nothing, all columns at once and bands on one thread a part, and bands on all cores the whole cat"
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 vgg = vgg16(VGG16_FILE)
 seen = see(vgg, photograph(), last="conv1_1")["conv1_1"][None]
@@ -154,11 +154,11 @@ assert took["loops, as in notebook 2"] > 1000 * end
 
 # %% [markdown]
 # The first program's picture is not quite empty, but what it has would not fill a row. It is the seven loops of
-# [Convolution](02_convolution.ipynb), and it would go on for the better part of an hour. The second builds the matrix of
-# columns that you know from there. The third and the fourth never have more than a few rows of it at a time.
+# [Convolution](02_convolution.ipynb), and the time above it is given in minutes. The second builds the matrix of columns
+# that you know from there. The third and the fourth never have more than a few rows of it at a time.
 #
-# None of them saves a single multiplication. So what is it that takes an hour in one of them and a tenth of a second in
-# another, if it is not the arithmetic? And how do you find out, for a layer or for a whole training step, what takes the
+# None of them saves a single multiplication. So what is it that takes more than half an hour in one of them and a tenth of a
+# second in another, if it is not the arithmetic? And how do you find out, for a layer or for a whole training step, what takes the
 # time, before you try to make it faster?
 #
 # Takes about 55 minutes. It builds on [Convolution](02_convolution.ipynb), and towards the end on [FCN](07_fcn.ipynb) and

@@ -194,7 +194,8 @@ print(f"{H100.bandwidth / CORES.bandwidth:.0f} times their memory's bandwidth")
 # cycle at 2.37 GHz, and 128 lines of 16 Gbit/s each.)
 #
 # The H100 has two hundred times the arithmetic of two cores *and* more than a hundred times the memory's bandwidth: the
-# proportions are not so different from a processor's. So what limited a layer in the last notebook should limit it here, too.
+# proportions are not so different from a processor's. So what limited a layer in [Speed](10_speed.ipynb#How-fast-can-it-be-at-all?) should
+# limit it here, too.
 #
 # **Predict.** An FCN-8s at 500x500 does 362 GFLOP. Which layers are limited by the H100's memory?
 
