@@ -27,7 +27,7 @@ from tinyfcn.backend import Array, array_module, hwnc, thread_count
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-WORTH_SHARING = 1 << 25  # multiplications, which take one thread half a millisecond
+WORTH_SHARING = 1 << 28  # in the unit of `tinyfcn.ops.conv2d.choose`: what takes one thread a millisecond or two
 WORTH_WAKING = 8  # pieces: to wake a thread up takes as long as a few of them
 PIECE = 1 << 16  # entries of one array: a few such pieces stay in the cache together
 GPU_TIMES = 256  # as much as fits into a processor's cache makes a GPU busy, and its calls worth their overhead
@@ -37,10 +37,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 _busy = threading.Lock()  # one call of `run_shares` at a time: it takes all cores, and sets the matrix product's threads
 
 
-def workers(xp: ModuleType, multiplications: float = math.inf) -> int:
+def workers(xp: ModuleType, cost: float = math.inf) -> int:
     """Threads to share work out to: one for a GPU, which has its own ways, and one where to wake others would take longer."""
     threads = thread_count() if xp is np else 1
-    return threads if multiplications >= WORTH_SHARING else 1
+    return threads if cost >= WORTH_SHARING else 1
 
 
 def at_once(xp: ModuleType, amount: int) -> int:

@@ -36,7 +36,7 @@ rng = np.random.default_rng(0)
 
 
 bench, first = recorded("bench-h100"), recorded("bench-h100-first")
-cores = recorded("bench-finetune")
+cores = recorded("bench-cpu")
 profiles = {profile["work"]: profile for profile in recorded("profile-h100")["profiles"]}
 FORWARD, TRAINING, FINETUNE, SMALL, DEFAULT = profiles
 WORKS = {

@@ -32,6 +32,8 @@ from tinyfcn.ops._windows import inside
 from tinyfcn.ops.conv import Geometry, add_bias, as_matrix
 from tinyfcn.parallel import PIECE, map_shares, split_evenly, workers
 
+COPY = 90  # cost of bringing a weight into the order of taps
+
 Window = tuple[slice, slice]  # rows and columns of a map
 Meeting = tuple[tuple[int, int], Window, Window]  # a tap; where it meets the input, in the output and in the input
 
@@ -43,7 +45,7 @@ def applies(weight: Array, geometry: Geometry) -> bool:
 def cost(x: Array, weight: Array, geometry: Geometry, size: tuple[int, int]) -> float:
     """See `tinyfcn.ops.conv2d.choose`: products and sums, for each meeting of a tap with a pixel; weights; taps; a call."""
     c_out, c_in, kh, kw = weight.shape
-    a_weight = 130 if hwnc(weight).flags.c_contiguous else 220  # where it must be copied
+    a_weight = 130 if hwnc(weight).flags.c_contiguous else 130 + COPY
     met = len(x)
     for length, windows, taps, padding in zip(x.shape[2:], size, geometry.kernel, geometry.padding, strict=True):
         met *= sum(outputs.stop - outputs.start for outputs, _ in (inside(length, windows, i - padding, 1) for i in range(taps)))
@@ -65,7 +67,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
             add_bias(total, None if bias is None else bias[filters], relu)
             hwnc(y)[..., filters] = total
 
-    threads = workers(xp, y[:, 0].size * weight.size)
+    threads = workers(xp, cost(x, weight, geometry, y.shape[2:]))
     map_shares(xp, work, split_evenly(len(weight), threads), threads)
 
 
@@ -85,7 +87,8 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
                 met += (part @ w[i, j]).reshape(met.shape)
         return total
 
-    sums = map_shares(xp, work, list(meetings(x, weight.shape, geometry, dy)), workers(xp, dy[:, 0].size * weight.size))
+    threads = workers(xp, 2 * cost(x, weight, geometry, dy.shape[2:]))
+    sums = map_shares(xp, work, list(meetings(x, weight.shape, geometry, dy)), threads)
     if dx is not None:
         dx[...] = functools.reduce(xp.add, sums)
     return hwnc(dw)
@@ -102,7 +105,7 @@ def by_taps(weight: Array) -> Array:
         for filters in share:
             copy[:, :, filters] = hwnc(weight)[:, :, filters]
 
-    map_shares(xp, work, split_evenly(len(weight), -(-weight.size // PIECE)))
+    map_shares(xp, work, split_evenly(len(weight), -(-weight.size // PIECE)), workers(xp, COPY * weight.size))
     return copy
 
 

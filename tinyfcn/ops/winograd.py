@@ -128,7 +128,7 @@ def forward(x: Array, weight: Array, geometry: Geometry, y: Array, bias: Array |
     a_t, b_t, _ = matrices(xp, x.dtype)
     u = kernel_spectra(weight)  # (36, C_in, C_out)
     few = share_filters(tiles.count(len(y), y.shape[2:]), c_out)
-    threads = workers(xp, y[:, 0].size * weight.size)
+    threads = workers(xp, cost(x, weight, geometry, y.shape[2:]))
     blocks = tiles.blocks(y, max(c_in, c_out), 1 if few else threads)
     pieces = list(product(blocks, split_evenly(c_out, threads if few else 1)))
 
@@ -154,7 +154,7 @@ def backward(dy: Array, x: Array, weight: Array, geometry: Geometry, dx: Array |
     a_t, b_t, both = matrices(xp, x.dtype)
     u: Array = None if dx is None else kernel_spectra(weight, turned=True)  # (36, C_out, C_in)
     small = share_channels(tiles.count(len(x), x.shape[2:]), c_in, c_out)
-    threads = workers(xp, dy[:, 0].size * weight.size)
+    threads = workers(xp, 2 * cost(x, weight, geometry, dy.shape[2:]))
     blocks = tiles.blocks(x, max(c_in, c_out), 1 if small else threads)
     if not blocks:  # no images
         return xp.zeros(weight.shape, dy.dtype)
