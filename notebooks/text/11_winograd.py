@@ -395,7 +395,7 @@ show_source(winograd.forward, tiles.spectra)
 # thread.
 
 
-# %% tags=["hide-input"] alt="Winograd's time over that of im2col, in four parts, by the number of channels: more than a half at 8 and 16, less from 32 on, and nowhere below a quarter"
+# %% tags=["hide-input"] alt="Winograd's time over that of im2col, in four parts, by the number of channels: nearly everywhere around a third, most of it transforms up to 32 channels and products from 128 on"
 def parts(channels, side=64):
     """Seconds for kernels' spectra, tiles' spectra, products, and the rest; and of im2col."""
     x, w = normal(1, channels, side, side), normal(channels, channels, 3, 3)
@@ -454,13 +454,13 @@ plt.show()
 
 # %% [markdown]
 # With few channels, gathering and transforming take nearly all of the time, and with many mostly the products remain. The
-# theory's quarter is not reached: what is left of im2col's time is nearer to a third at best, and four tenths more often (over
-# whole layers 0.31, 0.40 and 0.42 were measured). So this is why the second program of the first picture was not four times as fast: the transforms take
-# back a part of what the products save.
+# theory's quarter is not reached: what is left of im2col's time is nearer to a third (0.30 and 0.32 were measured over whole layers
+# of 64 and of 512 channels), and with 16 channels it may be a half. So this is why the second program of the first picture was not
+# four times as fast: the transforms take back a part of what the products save.
 #
 # So the package does not take Winograd's way always: it adds up for each way what products, transforms and a call cost, and takes
 # the cheapest (`conv2d.choose`). For conv1_1, with its 3 input channels, that is im2col. The blocks of 16 channels in the training step
-# of [the last notebook](10_speed.ipynb#Where-does-the-time-of-a-training-step-go?) go by Winograd's, but win little.
+# of [the last notebook](10_speed.ipynb#Where-does-the-time-of-a-training-step-go?) go by Winograd's, but win least.
 
 # %%
 geometry = conv.Geometry((3, 3), (1, 1), (1, 1), (1, 1))

@@ -80,10 +80,11 @@ def spectra(p: Array, x: Array, block: Block, padding: tuple[int, int], buffers:
         first = TILE * down.start - padding[0], TILE * across.start - padding[1]
         return kernels.tile_spectra(p, x, first, (high, wide))
     patch = _patch(x, block, padding, k, next(buffers))  # (rows, columns, N C)
-    half = next(buffers)(6, len(patch), wide, patch.shape[2])
+    half = next(buffers)(6, len(patch), wide, patch.shape[2])  # (6, rows, tile columns, N C)
     np.matmul(p, _windows(patch, k), out=half.transpose(1, 2, 0, 3))
+    by_rows = half.reshape(6, len(patch), -1)  # (6, rows, tile columns N C)
     spectra = next(buffers)(6, 6, high, wide, len(x), x.shape[1])
-    np.matmul(p, _windows(half.reshape(6, len(patch), -1), k), out=spectra.reshape(6, 6, high, -1).swapaxes(1, 2))
+    np.matmul(p, _windows(by_rows, k), out=spectra.reshape(6, 6, high, -1).swapaxes(1, 2))
     return spectra
 
 
@@ -96,7 +97,7 @@ def write(a_t: Array, m: Array, y: Array, block: Block, relu: bool, buffers: Buf
     np.matmul(a_t, m.reshape(6, 6 * high, -1).swapaxes(0, 1), out=half.reshape(TILE, 6 * high, -1).swapaxes(0, 1))
     tiles = next(buffers)(TILE, high * TILE, wide, n, channels)  # (column in tile, row, tile column, N, C)
     np.matmul(a_t, half.reshape(TILE, 6, high, -1).swapaxes(1, 2), out=tiles.reshape(TILE, high, TILE, -1))
-    add_bias(tiles.reshape(TILE * high * TILE, -1), None, relu)  # which was added to m
+    add_bias(tiles.reshape(TILE * high * TILE, -1), None, relu)  # the bias is in m
     down, across = (slice(axis.start * TILE, axis.stop * TILE) for axis in block)
     here = hwnc(y)[down, across]
     for column in range(min(TILE, here.shape[1])):

@@ -43,15 +43,15 @@ Rounding: values at the points 2 and -2 are larger than the inputs, and cancel. 
 its largest value with 512 channels, where the plain sum is exact to 1e-6; in float64 to 1e-14.
 
 What each step wins, at two layers of FCN-8s for an image of 500x500 (float32, with ReLU; two cores whose matrix product reaches
-430 GFLOP/s; NumPy 2.4, OpenBLAS with the SkylakeX kernel; the loops' time is that of 20 outputs, multiplied):
+220 GFLOP/s; NumPy 2.4, OpenBLAS with the SkylakeX kernel; the loops' time is that of 20 outputs, multiplied):
 
                                                             conv1_2, 64>64, 698x698    conv4_2, 512>512, 88x88
-    loops over outputs, channels and taps, in Python                 4400 s                    4500 s
-    im2col of the whole map, one product                             0.483 s                   0.199 s
-    im2col band by band, so that columns stay in the cache           0.346 s                   0.224 s
-    bands on two threads                                             0.204 s                   0.124 s
-    Winograd, on one thread                                          0.103 s                   0.078 s
-    Winograd, on two threads                                         0.061 s                   0.045 s
+    loops over outputs, channels and taps, in Python                 4800 s                    5100 s
+    im2col of the whole map, one product                             1.006 s                   0.208 s
+    im2col band by band, so that columns stay in the cache           0.897 s                   0.395 s
+    bands on two threads                                             0.449 s                   0.203 s
+    Winograd, on one thread                                          0.247 s                   0.129 s
+    Winograd, on two threads                                         0.133 s                   0.065 s
 """
 
 from __future__ import annotations
