@@ -28,7 +28,7 @@ from IPython.display import HTML, Code, display
 from PIL import Image, ImageDraw
 
 from tinyfcn.convert.identify import identify
-from tinyfcn.data import IGNORE, VOC_CLASSES, normalise, read_image
+from tinyfcn.data import IGNORE, VOC_CLASSES, normalise, read_image, resize
 from tinyfcn.models import VGG16
 from tinyfcn.models.vgg import VGG
 
@@ -160,6 +160,24 @@ def labelled(name: str) -> tuple[np.ndarray, np.ndarray]:
     draw.polygon(outline, fill=WORDS.index(THINGS[name]))
     draw.line([*outline, *outline[:2]], fill=IGNORE, width=5, joint="curve")
     return image, np.array(drawn)
+
+
+SQUARES = {  # of each free photograph, around its thing: top, left, side
+    "chelsea": (0, 151, 300),
+    "grace_hopper": (0, 0, 410),
+    "astronaut": (0, 0, 480),
+    "coffee": (0, 50, 320),
+}
+
+
+def labelled_squares() -> tuple[np.ndarray, np.ndarray]:
+    """A square of each free photograph, (4, 128, 128, 3) uint8, and of its label, (4, 128, 128) uint8; see `labelled`."""
+    pairs = []
+    for name, (top, left, side) in SQUARES.items():
+        image, label = (np.ascontiguousarray(a[top : top + side, left : left + side]) for a in labelled(name))
+        pairs.append(resize(image, label, (128, 128)))
+    images, labels = zip(*pairs, strict=True)
+    return np.stack(images), np.stack(labels)
 
 
 def paint(labels: np.ndarray) -> np.ndarray:

@@ -9,25 +9,14 @@ import json
 import re
 from pathlib import Path
 
+from tinyfcn.bench.tables import megabytes, milliseconds, percent
+
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLACE = re.compile(r"(?<=<!-- )(bench|layers|scaling): (\S+) -->\n\n?((?:\|.*\n)+)")
 TASKS = {"forward": "layer", "input gradient": "input gradient", "weight gradient": "weight gradient"}
 Record = dict
-
-
-def percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
-
-
-def megabytes(amount: float) -> str:
-    return f"{amount / 1e6:,.0f} MB"
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:,.1f} ms"
-
 
 CELLS = {
     "work": lambda r, first: r["work"] if r is first else "",

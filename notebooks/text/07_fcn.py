@@ -31,7 +31,7 @@ from IPython.display import HTML, display
 from PIL import Image
 
 from tinyfcn import ops
-from tinyfcn.data import normalise, resize
+from tinyfcn.data import normalise
 from tinyfcn.gradcheck import check_gradient
 from tinyfcn.lesson import (
     BLACK,
@@ -40,10 +40,12 @@ from tinyfcn.lesson import (
     ORANGE,
     PINK,
     RED,
+    SQUARES,
     WORDS,
     attempt,
     expect,
     labelled,
+    labelled_squares,
     paint,
     plt,
     show_source,
@@ -57,23 +59,7 @@ from tinyfcn.optim import SGD, Adam, poly
 rng = np.random.default_rng(0)
 
 # %% tags=["setup"]
-SQUARES = {  # of each photograph: top, left, side
-    "chelsea": (0, 151, 300),
-    "grace_hopper": (0, 0, 410),
-    "astronaut": (0, 0, 480),
-    "coffee": (0, 50, 320),
-}
-
-
-def square(name):
-    """A square of a photograph and of its label, hand-drawn, at 128x128 pixels."""
-    top, left, side = SQUARES[name]
-    window = np.s_[top : top + side, left : left + side]
-    image, label = (np.ascontiguousarray(array[window]) for array in labelled(name))
-    return resize(image, label, (128, 128))
-
-
-images, labels = (np.stack(arrays) for arrays in zip(*map(square, SQUARES)))
+images, labels = labelled_squares()
 inputs = normalise(images, "torchvision")
 counted = labels != 255
 

@@ -39,7 +39,7 @@ import numpy as np
 from PIL import Image
 
 from tinyfcn import ops
-from tinyfcn.data import IGNORE, Shapes, VOCSegmentation, normalise, resize, shapes, write_voc
+from tinyfcn.data import IGNORE, Shapes, VOCSegmentation, normalise, shapes, write_voc
 from tinyfcn.data.loader import make_batch
 from tinyfcn.errors import InputError
 from tinyfcn.inference import evaluate, predict
@@ -48,7 +48,7 @@ from tinyfcn.lesson import (
     WORDS,
     attempt,
     fastest,
-    labelled,
+    labelled_squares,
     paint,
     recorded,
     see,
@@ -611,23 +611,7 @@ for name, what in ("h100-camvid-scratch", "from random numbers"), ("h100-camvid-
 # %% tags=["hide-input"]
 VGG16_FILE = os.environ.get("TINYFCN_VGG16", "vgg16_notop.h5")  # VGG16's weights: see README.md
 vgg = vgg16(VGG16_FILE)
-SQUARES = {  # of each photograph: top, left, side
-    "chelsea": (0, 151, 300),
-    "grace_hopper": (0, 0, 410),
-    "astronaut": (0, 0, 480),
-    "coffee": (0, 50, 320),
-}
-
-
-def square(name):
-    """A square of a photograph and of its label, at 128x128 pixels."""
-    top, left, side = SQUARES[name]
-    window = np.s_[top : top + side, left : left + side]
-    image, label = (np.ascontiguousarray(array[window]) for array in labelled(name))
-    return resize(image, label, (128, 128))
-
-
-photos, truths = (np.stack(arrays) for arrays in zip(*map(square, SQUARES), strict=True))
+photos, truths = labelled_squares()
 hidden = (np.indices((128, 128)) // 16).sum(axis=0) % 2 == 1
 told, untold = np.where(hidden, IGNORE, truths), np.where(hidden, truths, IGNORE)
 seen = [see(vgg, photo) for photo in photos]

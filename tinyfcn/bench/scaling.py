@@ -14,7 +14,7 @@ from tinyfcn.backend import thread_count
 from tinyfcn.bench import cost
 from tinyfcn.bench.contenders import CLASSES, OPTIMISERS, TINYFCN, Work
 from tinyfcn.bench.cost import Machine
-from tinyfcn.bench.tables import Column, Record, line
+from tinyfcn.bench.tables import Column, Record, line, megabytes, milliseconds
 from tinyfcn.bench.timing import Measurement, answers, measure
 from tinyfcn.models import FCN8s
 from tinyfcn.models.network import layer_of
@@ -31,11 +31,11 @@ APART = 1.5
 
 TABLE: list[Column] = [
     ("work", "<48", lambda r: r["work"]),
-    ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms"),
-    ("model", ">11", lambda r: f"{r['model_seconds'] * 1e3:,.1f} ms"),
+    ("time", ">11", lambda r: milliseconds(r["median_seconds"])),
+    ("model", ">11", lambda r: milliseconds(r["model_seconds"])),
     ("/ model", ">7", lambda r: f"{r['median_seconds'] / r['model_seconds']:.2f}"),
-    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
-    ("model", ">9", lambda r: f"{r['model_memory'] / 1e6:,.0f} MB"),
+    ("memory", ">9", lambda r: megabytes(r["peak_memory"])),
+    ("model", ">9", lambda r: megabytes(r["model_memory"])),
     ("/ model", ">7", lambda r: f"{r['peak_memory'] / r['model_memory']:.2f}" if r["peak_memory"] else "-"),
 ]
 

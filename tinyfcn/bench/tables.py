@@ -37,8 +37,16 @@ def records(group: Sequence[Measurement], peak: float, bandwidth: float) -> list
     ]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", " %")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"
+
+
+def megabytes(amount: float | None) -> str:
+    return f"{amount / 1e6:,.0f} MB" if amount else "-"
 
 
 Column = tuple[str, str, Callable[[Record], str]]  # heading, format of a cell, text of a cell
@@ -46,10 +54,10 @@ WHO: list[Column] = [
     ("work", "<46", lambda r: r["work"] if r["contender"] == TINYFCN else ""),
     ("contender", "<21", lambda r: r["contender"]),
 ]
-TIME: Column = ("time", ">11", lambda r: f"{r['median_seconds'] * 1e3:,.1f} ms")
-OF_PEAK: Column = ("of peak", ">7", lambda r: _percent(r["of_peak"]))
+TIME: Column = ("time", ">11", lambda r: milliseconds(r["median_seconds"]))
+OF_PEAK: Column = ("of peak", ">7", lambda r: percent(r["of_peak"]))
 LAST: list[Column] = [
-    ("memory", ">9", lambda r: f"{r['peak_memory'] / 1e6:,.0f} MB" if r["peak_memory"] else "-"),
+    ("memory", ">9", lambda r: megabytes(r["peak_memory"])),
     ("tinyfcn / it", ">12", lambda r: f"{1 / r['time_ratio'][TINYFCN]:.2f}"),
 ]
 TABLE: list[Column] = [*WHO, TIME, ("GFLOP/s", ">7", lambda r: f"{r['gflops']:,.0f}"), OF_PEAK, *LAST]
@@ -59,7 +67,7 @@ GPU_TABLE: list[Column] = [
     ("TFLOP/s", ">7", lambda r: f"{r['gflops'] / 1e3:,.2f}"),
     OF_PEAK,
     ("GB/s", ">7", lambda r: f"{r['gbytes_per_s']:,.0f}"),
-    ("of copy", ">7", lambda r: _percent(r["of_bandwidth"])),
+    ("of copy", ">7", lambda r: percent(r["of_bandwidth"])),
     *LAST,
 ]
 GROWTH: list[Column] = [

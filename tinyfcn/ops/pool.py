@@ -108,8 +108,8 @@ def max_pool2d_backward(dy: Array, cache: Cache) -> Array:
     if xp is not np:
         return kernels.max_pool_backward(dy, x, y, kernel, stride, padding)
     apart = stride[0] >= kernel[0] and stride[1] >= kernel[1]  # windows share no inputs
-    ends = (n * s - p for n, s, p in zip(y.shape[2:], stride, padding, strict=True))
-    covered = stride == kernel and all(end >= size for end, size in zip(ends, x.shape[2:], strict=True))  # no input is left out
+    axes = zip(y.shape[2:], stride, padding, x.shape[2:], strict=True)
+    covered = stride == kernel and all(n * s - p >= size for n, s, p, size in axes)  # no input is left out
     dx = (empty_hwnc if covered else zeros_hwnc)(xp, x.shape, dy.dtype)
     source, target = hwnc(x), hwnc(dx)
 
